@@ -1,0 +1,93 @@
+# KubeFlash: the commands of daily work. `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PY := $(VENV)/bin/python
+LAB := PYTHONPATH=e2e $(PY) -m lab
+STAMP := $(VENV)/.installed
+# What a caller's kubectl is set up for must never reach the lab.
+unexport KUBECONFIG
+
+.PHONY: help
+help: ## list these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(STAMP): requirements/dev.txt pyproject.toml scripts/bootstrap
+	@scripts/bootstrap $(VENV)
+	@touch $@
+
+.PHONY: venv
+venv: $(STAMP) ## the Python environment, from the lock file
+
+.PHONY: system
+system: ## system packages that the lab needs (QEMU, mmdebstrap, ...)
+	@scripts/system-packages
+
+.PHONY: lab-build
+lab-build: venv system ## build and cache what the lab runs: control plane, root image, kernel
+	@$(LAB) build --servers
+
+.PHONY: demo
+demo: lab-build ## the main job on two virtual GPU servers; DEMO_KEEP=1 leaves it up
+	@PYTHONPATH=e2e $(PY) -m demo
+
+.PHONY: test
+test: check unit api machine ## everything
+	@scripts/leftovers
+
+.PHONY: check
+check: venv ## lint, types, layers, generated files
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(PY) -m kubeflash.api.crds crds --check
+
+.PHONY: unit
+unit: venv ## pure functions, properties, contracts on fakes
+	$(VENV)/bin/pytest tests/unit tests/contract
+
+.PHONY: api
+api: venv ## a real etcd and kube-apiserver
+	@$(LAB) build
+	$(VENV)/bin/pytest tests/api
+
+.PHONY: machine
+machine: lab-build ## two virtual servers: real kernels, NVMe, NVMe/TCP
+	$(VENV)/bin/pytest tests/machine
+
+.PHONY: bench
+bench: lab-build ## idle CPU and memory, apply-to-Ready, fio ratios; writes bench/results.json
+	PYTHONPATH=e2e:bench $(PY) -m run_bench
+
+.PHONY: crds
+crds: venv ## regenerate crds/ from the models
+	$(PY) -m kubeflash.api.crds crds
+
+.PHONY: lock
+lock: venv ## lock the dependencies anew
+	scripts/lock $(VENV)
+
+.PHONY: format
+format: venv ## format and fix
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+.PHONY: lab-up
+lab-up: lab-build ## start the lab: control plane and two GPU servers
+	@$(LAB) up --servers gpu-a,gpu-b
+
+.PHONY: lab-shell
+lab-shell: venv ## a shell with kubectl for the lab; SERVER=gpu-a for one on a server
+	@$(LAB) shell $(SERVER)
+
+.PHONY: lab-down
+lab-down: venv ## end the lab, also after a crash
+	@$(LAB) down
+
+.PHONY: clean
+clean: ## remove what was built in the repository (caches outside stay)
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

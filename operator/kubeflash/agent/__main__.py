@@ -1,0 +1,76 @@
+"""`python -m kubeflash.agent`: the agent process of one server."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import socket
+import sys
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from kubeflash.agent import process, state
+from kubeflash.agent.execute import Executor
+from kubeflash.agent.observe import Observer
+from kubeflash.host.errors import HostError
+from kubeflash.host.gpus import GpuRules
+from kubeflash.host.root import HostRoot
+from kubeflash.kube import command, runtime
+from kubeflash.kube.client import Client, load_configuration
+
+
+def main() -> int:
+    """Runs the agent; its exit status."""
+    options = _options()
+    command.prepare(options)
+    return command.guarded(lambda: _run(options), expected=(HostError,))
+
+
+def _options() -> argparse.Namespace:
+    parser = command.parser("kubeflash-agent", "Finds this server's GPUs and SSDs, carves and exports volumes.")
+    parser.add_argument("--node", default=socket.gethostname(), help="name of this server's FlashNode (default: hostname)")
+    parser.add_argument(
+        "--gpu",
+        action="append",
+        default=[],
+        metavar="VENDOR:CLASS",
+        help="count devices of this PCI vendor and class as GPUs too, such as 1234:0380; may be repeated",
+    )
+    parser.add_argument("--root", type=Path, default=Path("/"), help=argparse.SUPPRESS)
+    parser.add_argument("--state-dir", type=Path, default=Path("/var/lib/kubeflash"), help="where the private key is kept")
+    parser.add_argument("--run-dir", type=Path, default=Path("/run/kubeflash"), help="where the lock is")
+    parser.add_argument(
+        "--plan", action="store_true", help="print what would be done on this server now, do nothing, and end"
+    )
+    return parser.parse_args()
+
+
+def _run(options: argparse.Namespace) -> int:
+    root = HostRoot(options.root)
+    client = Client(load_configuration(options.kubeconfig))
+    server = urlsplit(client.server)
+    observer = Observer(root, GpuRules.parse(options.gpu), (server.hostname or "", server.port or 443))
+    private = state.load_private_key(options.state_dir)
+    agent = process.Agent(client, options.node, observer, Executor(root, observer, private), private)
+    if options.plan:
+        return asyncio.run(_print_plan(agent, options.cluster_id))
+    with state.only_agent(options.run_dir):
+        lease = process.heartbeat_lease(client, options.namespace, options.node, observer.system_uuid)
+        return runtime.execute(partial(process.main, agent, lease, options.cluster_id))
+
+
+async def _print_plan(agent: process.Agent, cluster_id: str | None) -> int:
+    await agent.start(cluster_id)
+    plan = await agent.plan_now()
+    for step in plan.steps:
+        print(step.describe())  # noqa: T201
+    for key, reason in (*plan.carve.refused.items(), *plan.carve.waiting.items()):
+        print(f"volume {key}: {reason}")  # noqa: T201
+    if not (plan.steps or plan.carve.refused or plan.carve.waiting):
+        print("nothing to do")  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

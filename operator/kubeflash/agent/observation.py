@@ -1,0 +1,36 @@
+"""What is on this server at one moment, as far as plans and reports need it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kubeflash.api.v1alpha1 import NodeAddress
+from kubeflash.domain.carving import DiskView
+from kubeflash.domain.disk import Label
+from kubeflash.domain.fabric import Connection, NvmetState
+from kubeflash.host.inventory import Inventory
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Read in one go.
+
+    Attributes:
+        disks: the local SSDs by id.
+        owners: by SSD id, the label that it carries or would carry here.
+        partitions: kernel name of the partition of each volume on SSDs that are ours, by volume id.
+        held: by volume id, who holds its device, in words; only for those that were asked about.
+        listening: TCP port numbers that somebody listens on.
+    """
+
+    inventory: Inventory
+    disks: Mapping[str, DiskView]
+    owners: Mapping[str, Label]
+    partitions: Mapping[str, str]
+    nvmet: NvmetState
+    connections: tuple[Connection, ...]
+    listening: frozenset[int]
+    addresses: tuple[NodeAddress, ...]
+    internal: str
+    held: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,106 @@
+"""The kinds of kubeflash.io/v1alpha1."""
+
+from __future__ import annotations
+
+from kubeflash.api.v1alpha1.base import (
+    FINALIZER,
+    GROUP,
+    VERSION,
+    Column,
+    Condition,
+    KindInfo,
+    LabelSelector,
+    Model,
+    ObjectMeta,
+    Resource,
+    Rule,
+)
+from kubeflash.api.v1alpha1.distance import Distance
+from kubeflash.api.v1alpha1.flashattachment import (
+    Fabric,
+    FlashAttachment,
+    FlashAttachmentSpec,
+    FlashAttachmentStatus,
+    SealedKeys,
+)
+from kubeflash.api.v1alpha1.flashnode import (
+    Extent,
+    FlashNode,
+    FlashNodeSpec,
+    FlashNodeStatus,
+    Gpu,
+    Kernel,
+    Nearest,
+    NodeAddress,
+    NodeSummary,
+    PathHop,
+    PciLocation,
+    Ssd,
+)
+from kubeflash.api.v1alpha1.flashpool import (
+    Export,
+    FlashPool,
+    FlashPoolSpec,
+    FlashPoolStatus,
+    PoolNode,
+    PoolSummary,
+    RefusedSsd,
+    SsdSelector,
+)
+from kubeflash.api.v1alpha1.flashvolume import (
+    Exported,
+    FlashVolume,
+    FlashVolumeSpec,
+    FlashVolumeStatus,
+    Near,
+    WantedExport,
+)
+
+KINDS: tuple[type[Resource], ...] = (FlashNode, FlashPool, FlashVolume, FlashAttachment)
+
+__all__ = [
+    "FINALIZER",
+    "GROUP",
+    "KINDS",
+    "VERSION",
+    "Column",
+    "Condition",
+    "Distance",
+    "Export",
+    "Exported",
+    "Extent",
+    "Fabric",
+    "FlashAttachment",
+    "FlashAttachmentSpec",
+    "FlashAttachmentStatus",
+    "FlashNode",
+    "FlashNodeSpec",
+    "FlashNodeStatus",
+    "FlashPool",
+    "FlashPoolSpec",
+    "FlashPoolStatus",
+    "FlashVolume",
+    "FlashVolumeSpec",
+    "FlashVolumeStatus",
+    "Gpu",
+    "Kernel",
+    "KindInfo",
+    "LabelSelector",
+    "Model",
+    "Near",
+    "Nearest",
+    "NodeAddress",
+    "NodeSummary",
+    "ObjectMeta",
+    "PathHop",
+    "PciLocation",
+    "PoolNode",
+    "PoolSummary",
+    "RefusedSsd",
+    "Resource",
+    "Rule",
+    "SealedKeys",
+    "Ssd",
+    "SsdSelector",
+    "WantedExport",
+]

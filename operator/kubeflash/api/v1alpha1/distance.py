@@ -1,0 +1,42 @@
+"""How far apart two PCIe devices are, in the words of `nvidia-smi topo -m`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Distance(StrEnum):
+    """Nearest first. The members compare by distance: `Distance.PIX < Distance.SYS`."""
+
+    PIX = "PIX"
+    """At most one PCIe switch between them."""
+    PXB = "PXB"
+    """Several PCIe switches, no host bridge."""
+    PHB = "PHB"
+    """Through one PCIe host bridge."""
+    NODE = "NODE"
+    """Different host bridges of one NUMA node."""
+    SYS = "SYS"
+    """Across the link between NUMA nodes."""
+
+    @property
+    def rank(self) -> int:
+        """0 for the nearest."""
+        return list(Distance).index(self)
+
+    @property
+    def is_neighbour(self) -> bool:
+        """Whether no host bridge lies between. PHB counts only where a platform has no switches: the caller says so."""
+        return self.rank <= Distance.PXB.rank
+
+    def __lt__(self, other: str) -> bool:
+        return self.rank < Distance(other).rank
+
+    def __le__(self, other: str) -> bool:
+        return self.rank <= Distance(other).rank
+
+    def __gt__(self, other: str) -> bool:
+        return self.rank > Distance(other).rank
+
+    def __ge__(self, other: str) -> bool:
+        return self.rank >= Distance(other).rank

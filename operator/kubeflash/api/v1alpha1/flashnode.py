@@ -1,0 +1,204 @@
+"""FlashNode: what one server has. The agent on it writes the status; an admin reads it."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from kubeflash.api.quantity import Quantity
+from kubeflash.api.v1alpha1.base import CONDITIONS, Column, ConditionList, KindInfo, Model, Resource, Rule
+from kubeflash.api.v1alpha1.distance import Distance
+
+PCI_ADDRESS = r"^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$"
+
+
+class FlashNodeSpec(Model):
+    """What an admin asks of the agent on this server."""
+
+    paused: bool = Field(
+        default=False,
+        description="The agent goes on observing and reporting, and changes nothing on the server.",
+    )
+
+
+class PathHop(Model):
+    """One bridge on the way from the root complex down to a device."""
+
+    address: str = Field(description="PCI address of the bridge, such as 0000:4b:00.0.")
+    kind: Literal["RootPort", "SwitchUpstream", "SwitchDownstream", "Bridge", "Unknown"] = Field(
+        description="What the bridge is, by the Device/Port Type of its PCI Express capability."
+    )
+
+
+class PciLocation(Model):
+    """Where a device hangs in the PCIe tree."""
+
+    address: str = Field(
+        description="PCI address with its domain, such as 0000:4e:00.0; a device's durable name in this server.",
+        pattern=PCI_ADDRESS,
+    )
+    numa_node: int | None = Field(
+        default=None,
+        description="NUMA node that the device is nearest to; absent when the firmware does not say.",
+    )
+    root_complex: str = Field(description="Host bridge at the top of the path, such as pci0000:4a.")
+    path: list[PathHop] = Field(
+        default=[],
+        description="The bridges from the root complex down to the device, without the device itself.",
+    )
+
+
+class Nearest(Model):
+    """The SSD that a GPU is paired with."""
+
+    ssd: str = Field(description="Id of the SSD.")
+    address: str = Field(description="PCI address of the SSD.")
+    distance: Distance = Field(description="How far it is: PIX, PXB, PHB, NODE or SYS.")
+
+
+class Gpu(PciLocation):
+    """One GPU of the server."""
+
+    vendor: str = Field(description="PCI vendor id, four hex digits, such as 10de.")
+    device: str = Field(description="PCI device id, four hex digits.")
+    device_class: str = Field(description="PCI class code, six hex digits, such as 030200.")
+    nearest: Nearest | None = Field(
+        default=None, description="The nearest SSD by PCIe topology; absent when the server has none."
+    )
+
+
+class Extent(Model):
+    """One partition of KubeFlash on an SSD: one volume."""
+
+    id: str = Field(description="Id of the volume, which is the partition's PARTUUID and name.")
+    number: int = Field(description="Number of the partition in the table.", ge=1)
+    start: int = Field(description="First byte on the SSD.", ge=0)
+    bytes: int = Field(description="Length in bytes.", ge=0)
+
+
+class Ssd(PciLocation):
+    """One local NVMe namespace: what becomes flash for volumes."""
+
+    id: str = Field(
+        description="Durable identity: eui.<EUI-64>, nguid.<NGUID>, or <serial>-<namespace id> where the drive has neither."
+    )
+    serial: str = Field(description="Serial number, as the drive says it.")
+    model: str = Field(description="Model, as the drive says it.")
+    firmware: str = Field(default="", description="Firmware revision.")
+    bytes: int = Field(description="Size of the namespace in bytes.", ge=0)
+    namespace_id: int = Field(description="NVMe namespace id on its controller.", ge=1)
+    state: Literal["Blank", "Claimed", "Foreign"] = Field(
+        description="Blank: nothing was found on it. Claimed: it carries KubeFlash's partition table. "
+        "Foreign: anything else, which KubeFlash leaves alone."
+    )
+    reason: str = Field(default="", description="Why it is Foreign, and what to do about it.")
+    pool: str | None = Field(default=None, description="The FlashPool that selects it.")
+    free: Quantity | None = Field(default=None, description="Bytes not taken by a volume, once selected by a pool.")
+    largest: Quantity | None = Field(
+        default=None, description="Largest free extent: the largest volume that still fits."
+    )
+    volumes: list[Extent] = Field(
+        default=[],
+        description="The volumes that the SSD holds, read from its partition table.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["id"]},
+    )
+
+
+class Kernel(Model):
+    """What the server's kernel can do."""
+
+    release: str = Field(default="", description="Kernel release, as uname -r says it.")
+    nvmet_tcp: bool = Field(default=False, description="It can export volumes over NVMe/TCP.")
+    nvme_tcp: bool = Field(default=False, description="It can connect to volumes over NVMe/TCP.")
+    authentication: bool = Field(default=False, description="Its initiator knows NVMe in-band authentication.")
+
+
+class NodeAddress(Model):
+    """One address of the server."""
+
+    address: str = Field(description="IPv4 or IPv6 address.")
+    interface: str = Field(description="Network interface that has it.")
+
+
+class NodeSummary(Model):
+    """Figures for the columns of kubectl get."""
+
+    gpus: int = Field(default=0, description="Number of GPUs.", ge=0)
+    ssds: int = Field(default=0, description="Number of local NVMe SSDs.", ge=0)
+    neighbours: str = Field(
+        default="",
+        description="GPUs with a neighbour SSD, of all GPUs, and the farthest distance among them.",
+    )
+    free: str = Field(default="", description="Bytes that new volumes can take on SSDs selected by a pool.")
+    pools: str = Field(default="", description="Pools that select an SSD of the server.")
+
+
+class FlashNodeStatus(Model):
+    """What the agent found; written by the agent alone."""
+
+    observed_generation: int = Field(default=0, description="The metadata.generation acted upon.", ge=0)
+    system_uuid: str = Field(
+        default="",
+        alias="systemUUID",
+        description="The server's durable identity: the DMI system UUID, else the machine id. Names are reused, this is not.",
+    )
+    kernel: Kernel | None = Field(default=None, description="What the kernel can do.")
+    public_key: str = Field(
+        default="",
+        description="The agent's X25519 public key, base64: keys meant for this server are sealed to it.",
+    )
+    internal_address: str = Field(
+        default="",
+        description="The address by which the server reaches the API server; the default for exports.",
+    )
+    addresses: list[NodeAddress] = Field(
+        default=[],
+        description="Addresses of the server, for pools that name networks.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["address"]},
+    )
+    gpus: list[Gpu] = Field(
+        default=[],
+        description="The GPUs, by PCI address.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["address"]},
+    )
+    ssds: list[Ssd] = Field(
+        default=[],
+        description="The local NVMe SSDs.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["id"]},
+    )
+    summary: NodeSummary | None = Field(default=None, description="Figures for the columns of kubectl get.")
+    conditions: ConditionList = CONDITIONS
+
+
+class FlashNode(Resource):
+    """One server with its GPUs, its NVMe SSDs and who is whose neighbour. It outlives the Node: disks may come back."""
+
+    info: ClassVar[KindInfo] = KindInfo(
+        kind="FlashNode",
+        plural="flashnodes",
+        short=("fn",),
+        scope="Cluster",
+        columns=(
+            Column("GPUs", ".status.summary.gpus", "integer"),
+            Column("SSDs", ".status.summary.ssds", "integer"),
+            Column("Neighbours", ".status.summary.neighbours"),
+            Column("Free", ".status.summary.free"),
+            Column("Pools", ".status.summary.pools"),
+            Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
+            Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
+            Column("UUID", ".status.systemUUID", priority=1),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+        ),
+        rules=(
+            Rule(
+                ("status",),
+                "!has(oldSelf.systemUUID) || oldSelf.systemUUID == '' || self.systemUUID == oldSelf.systemUUID",
+                "systemUUID is the server's identity and does not change; another server has this name now: "
+                "delete this FlashNode once the old server's volumes are dealt with",
+            ),
+        ),
+    )
+
+    spec: FlashNodeSpec = Field(default=FlashNodeSpec(), description="What an admin asks of the agent.")
+    status: FlashNodeStatus = Field(default=FlashNodeStatus(), description="What the agent found.")

@@ -1,0 +1,163 @@
+"""FlashPool: which SSDs on which servers KubeFlash may use, and who may use them. An admin writes it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from kubeflash.api.v1alpha1.base import (
+    CONDITIONS,
+    Column,
+    ConditionList,
+    KindInfo,
+    LabelSelector,
+    Model,
+    Resource,
+    Rule,
+)
+
+
+class SsdSelector(Model):
+    """Which SSDs. One that fits any of the lists is selected; nothing selected means nothing taken."""
+
+    serials: list[str] = Field(
+        default=[], description="Serial numbers, exactly as the FlashNode shows them.", max_length=4096
+    )
+    ids: list[str] = Field(default=[], description="SSD ids, exactly as the FlashNode shows them.", max_length=4096)
+    models: list[str] = Field(
+        default=[],
+        description='Models; * and ? stand for any characters, such as "SAMSUNG MZWLO*".',
+        max_length=256,
+    )
+
+
+class Export(Model):
+    """How volumes of the pool reach other servers."""
+
+    ports: str = Field(
+        default="4420-5443",
+        description="TCP port numbers to use, first-last: one for each remote attachment on a server.",
+        pattern=r"^[0-9]{1,5}-[0-9]{1,5}$",
+    )
+    networks: list[str] = Field(
+        default=[],
+        description="CIDRs: volumes are exported on those of a server's addresses that lie in one of them. "
+        "Empty: the address by which the server reaches the API server.",
+        max_length=16,
+    )
+    reconnect_seconds: int = Field(
+        default=2, description="How long a consumer waits between two attempts to reconnect.", ge=1, le=60
+    )
+    loss_seconds: int = Field(
+        default=600,
+        description="How long I/O is held while a volume's server cannot be reached, before it fails (ctrl_loss_tmo).",
+        ge=1,
+        le=86400,
+    )
+
+
+class FlashPoolSpec(Model):
+    """What KubeFlash may use, and for whom."""
+
+    nodes: LabelSelector = Field(
+        default=LabelSelector(),
+        description="Servers, by the labels of their Nodes. Empty: every server that has a FlashNode.",
+    )
+    ssds: SsdSelector = Field(description="Which of the servers' SSDs. They must be blank, or KubeFlash's already.")
+    allowed_namespaces: LabelSelector | None = Field(
+        default=None,
+        description="Namespaces that may have volumes of the pool, by their labels; {} is all of them. "
+        "Absent: only the namespace that KubeFlash runs in.",
+    )
+    export: Export = Field(default=Export(), description="How volumes reach other servers.")
+
+
+class PoolNode(Model):
+    """What the pool has on one server."""
+
+    name: str = Field(description="Name of the FlashNode.")
+    ssds: int = Field(default=0, description="Number of usable SSDs.", ge=0)
+    free: str = Field(default="", description="Free bytes on them.")
+    largest: str = Field(default="", description="The largest volume that still fits there.")
+
+
+class RefusedSsd(Model):
+    """One selected SSD that is not used, with the reason."""
+
+    node: str = Field(description="Name of the FlashNode; empty where no server has such an SSD.")
+    ssd: str = Field(description="Id of the SSD, or the serial or id that the pool names.")
+    reason: str = Field(description="Why it is not used, and what to do about it.")
+
+
+class PoolSummary(Model):
+    """Figures for the columns of kubectl get."""
+
+    ssds: int = Field(default=0, description="Number of usable SSDs.", ge=0)
+    nodes: int = Field(default=0, description="Number of servers that they are in.", ge=0)
+    capacity: str = Field(default="", description="Bytes for volumes on all usable SSDs.")
+    free: str = Field(default="", description="Bytes that no volume takes.")
+    largest: str = Field(default="", description="The largest volume that still fits.")
+    refused: int = Field(default=0, description="Number of selected SSDs that are not used.", ge=0)
+
+
+class FlashPoolStatus(Model):
+    """What the pool has; written by the controller."""
+
+    observed_generation: int = Field(default=0, description="The metadata.generation acted upon.", ge=0)
+    summary: PoolSummary | None = Field(default=None, description="Figures for the columns of kubectl get.")
+    nodes: list[PoolNode] = Field(
+        default=[],
+        description="Servers with usable SSDs.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    refused: list[RefusedSsd] = Field(
+        default=[],
+        description="Selected SSDs that are not used, each with its reason.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["node", "ssd"]},
+    )
+    conditions: ConditionList = CONDITIONS
+
+
+class FlashPool(Resource):
+    """SSDs that KubeFlash may use, on the servers that it may use, for the namespaces that may use them."""
+
+    info: ClassVar[KindInfo] = KindInfo(
+        kind="FlashPool",
+        plural="flashpools",
+        short=("fp",),
+        scope="Cluster",
+        columns=(
+            Column("SSDs", ".status.summary.ssds", "integer"),
+            Column("Nodes", ".status.summary.nodes", "integer"),
+            Column("Capacity", ".status.summary.capacity"),
+            Column("Free", ".status.summary.free"),
+            Column("Largest", ".status.summary.largest"),
+            Column("Refused", ".status.summary.refused", "integer"),
+            Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
+            Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+        ),
+        rules=(
+            Rule(
+                ("spec", "ssds"),
+                "(has(self.serials) && size(self.serials) > 0) || (has(self.ids) && size(self.ids) > 0)"
+                " || (has(self.models) && size(self.models) > 0)",
+                "name at least one SSD by serials, ids or models: nothing selected means nothing taken",
+            ),
+            Rule(
+                ("spec", "export", "ports"),
+                "!self.matches('^[0-9]{1,5}-[0-9]{1,5}$') || (int(self.split('-')[0]) >= 1024 && "
+                "int(self.split('-')[1]) <= 65535 && int(self.split('-')[0]) <= int(self.split('-')[1]))",
+                "ports is first-last with 1024 <= first <= last <= 65535, such as 4420-5443",
+            ),
+            Rule(
+                ("spec", "export", "networks"),
+                "self.all(n, isCIDR(n))",
+                "every network is a CIDR, such as 10.20.0.0/16",
+            ),
+        ),
+    )
+
+    spec: FlashPoolSpec = Field(description="What KubeFlash may use, and for whom.")
+    status: FlashPoolStatus = Field(default=FlashPoolStatus(), description="What the pool has.")

@@ -1,0 +1,152 @@
+"""FlashVolume: so many bytes of flash. A user writes it; the controller places it; the agent carves it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from kubeflash.api.quantity import Quantity
+from kubeflash.api.v1alpha1.base import CONDITIONS, Column, ConditionList, KindInfo, Model, Resource, Rule
+from kubeflash.api.v1alpha1.distance import Distance
+from kubeflash.api.v1alpha1.flashnode import PCI_ADDRESS
+
+UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+
+
+class Near(Model):
+    """Where the volume shall be. Each part is optional and must hold."""
+
+    node: str | None = Field(default=None, description="Name of the FlashNode.", min_length=1, max_length=253)
+    gpu: str | None = Field(
+        default=None,
+        description="PCI address of a GPU of that server, such as 0000:4e:00.0: its nearest usable SSD is taken.",
+        pattern=PCI_ADDRESS,
+    )
+    ssd: str | None = Field(default=None, description="Id of one SSD.", min_length=1, max_length=253)
+    max_distance: Distance | None = Field(
+        default=None, description="The farthest SSD that is still good enough. Absent: the nearest there is."
+    )
+
+
+class FlashVolumeSpec(Model):
+    """What the user asks for."""
+
+    pool: str = Field(description="Name of the FlashPool to take it from.", min_length=1, max_length=253)
+    size: Quantity = Field(description="Bytes, as a quantity such as 500Gi; rounded up to whole MiB.")
+    near: Near | None = Field(default=None, description="Where it shall be. Absent: anywhere in the pool.")
+    id: str | None = Field(
+        default=None,
+        description="The volume's identity on the disk, a UUID. Set once by the controller; "
+        "keep it when restoring from a backup, and the volume is found again with its data.",
+        pattern=UUID,
+    )
+
+
+class WantedExport(Model):
+    """An export that the controller wants of the storage server, for one attachment."""
+
+    uid: str = Field(description="The attachment's uid, from which all its export identities come.")
+    nqn: str = Field(description="NQN of the attachment's own subsystem.")
+    host_nqn: str = Field(description="NQN of the only host that may connect.", alias="hostNQN")
+    host_id: str = Field(description="Host id that goes with the host NQN.", alias="hostID")
+    sealed_keys: str = Field(
+        description="DH-HMAC-CHAP keys of both directions, sealed to the storage server's public key, base64."
+    )
+    networks: list[str] = Field(default=[], description="CIDRs of the addresses to export on.")
+    ports: str = Field(description="TCP port numbers to choose from, first-last.")
+
+
+class Exported(Model):
+    """An export as the storage server has it, for one attachment."""
+
+    uid: str = Field(description="The attachment's uid.")
+    portals: list[str] = Field(
+        default=[], description="Where it listens, or will: tcp://address:port. Recorded before it is built."
+    )
+    ready: bool = Field(default=False, description="Built and read back: a consumer can connect.")
+    message: str = Field(default="", description="What keeps it from being ready.")
+
+
+class FlashVolumeStatus(Model):
+    """Achieved, not asked. `wanted` is the controller's, `exported` the agent's."""
+
+    observed_generation: int = Field(default=0, description="The metadata.generation acted upon.", ge=0)
+    node_name: str | None = Field(default=None, description="FlashNode of the server that it is on.")
+    ssd: str | None = Field(default=None, description="Id of the SSD that it is on.")
+    distance: Distance | None = Field(default=None, description="How far the SSD is from the GPU in spec.near.")
+    bytes: int | None = Field(default=None, description="Length of the carved partition.", ge=0)
+    device: str | None = Field(default=None, description="Block device on its own server.")
+    refused: dict[str, str] = Field(
+        default={}, description="By SSD id: why its server refused to carve the volume there. It is placed elsewhere then."
+    )
+    wanted: dict[str, WantedExport] = Field(
+        default={}, description="By attachment: the exports that the controller wants of the storage server."
+    )
+    exported: dict[str, Exported] = Field(
+        default={}, description="By attachment: the exports that the storage server has."
+    )
+    conditions: ConditionList = CONDITIONS
+
+
+class FlashVolume(Resource):
+    """A volume on one SSD: a partition there, a local device on its own server, NVMe-oF from any other."""
+
+    info: ClassVar[KindInfo] = KindInfo(
+        kind="FlashVolume",
+        plural="flashvolumes",
+        short=("fv",),
+        scope="Namespaced",
+        columns=(
+            Column("Pool", ".spec.pool"),
+            Column("Size", ".spec.size"),
+            Column("Node", ".status.nodeName"),
+            Column("Distance", ".status.distance"),
+            Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
+            Column("Reason", '.status.conditions[?(@.type=="Ready")].reason'),
+            Column("SSD", ".status.ssd", priority=1),
+            Column("Id", ".spec.id", priority=1),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+        ),
+        rules=(
+            Rule(
+                ("spec",),
+                "self.pool == oldSelf.pool",
+                "pool is immutable: make another volume and copy the data",
+            ),
+            Rule(
+                ("spec",),
+                "has(self.near) == has(oldSelf.near) && (!has(self.near) || self.near == oldSelf.near)",
+                "near is immutable: make another volume and copy the data",
+            ),
+            Rule(
+                ("spec",),
+                "!has(oldSelf.id) || (has(self.id) && self.id == oldSelf.id)",
+                "id is the volume's identity on the disk and never changes once set",
+            ),
+            Rule(
+                ("spec",),
+                "quantity(string(self.size)).compareTo(quantity(string(oldSelf.size))) == 0",
+                "size cannot be changed yet: make another volume and copy the data",
+            ),
+            Rule(
+                ("spec",),
+                "quantity(string(self.size)).compareTo(quantity('1Mi')) >= 0",
+                "size is at least 1Mi",
+            ),
+            Rule(
+                ("spec", "near"),
+                "!has(self.gpu) || has(self.node)",
+                "near.gpu is an address within one server: give near.node too",
+            ),
+            Rule(
+                ("spec", "near"),
+                "!has(self.maxDistance) || has(self.gpu)",
+                "near.maxDistance is measured from a GPU: give near.gpu too",
+            ),
+        ),
+        selectable=(".status.nodeName", ".spec.pool"),
+    )
+
+    spec: FlashVolumeSpec = Field(description="What the user asks for.")
+    status: FlashVolumeStatus = Field(default=FlashVolumeStatus(), description="What was achieved.")

@@ -1,0 +1,1 @@
+"""The controller: places volumes, wants exports, makes keys, removes finalizers. Thin: read, decide, write."""

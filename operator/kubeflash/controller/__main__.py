@@ -1,0 +1,27 @@
+"""`python -m kubeflash.controller`: the controller process."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+from kubeflash.controller import process
+from kubeflash.kube import command, runtime
+from kubeflash.kube.client import Client, load_configuration
+
+
+def main() -> int:
+    """Runs the controller; its exit status."""
+    parser = command.parser("kubeflash-controller", "Places FlashVolumes, wants exports, makes keys. One leads.")
+    options = parser.parse_args()
+    command.prepare(options)
+
+    def body() -> int:
+        client = Client(load_configuration(options.kubeconfig))
+        return runtime.execute(partial(process.main, client, options.namespace))
+
+    return command.guarded(body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

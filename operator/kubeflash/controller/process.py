@@ -1,0 +1,199 @@
+"""The controller as a process: leadership, the feed, one reconcile loop over everything."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from kubeflash.api.v1alpha1 import FlashAttachment, FlashNode, FlashPool, FlashVolume, Resource
+from kubeflash.controller.attachments import reconcile_attachment
+from kubeflash.controller.nodes import reconcile_node
+from kubeflash.controller.pools import reconcile_pool
+from kubeflash.controller.snapshot import Snapshot
+from kubeflash.controller.volumes import reconcile_volume
+from kubeflash.domain.names import agent_lease_node
+from kubeflash.kube import leases, runtime
+from kubeflash.kube.builtin import LEASE, Namespace, Node
+from kubeflash.kube.client import Client
+from kubeflash.kube.errors import Conflict, KubeError, NotFound
+from kubeflash.kube.feed import Feed, Watch
+from kubeflash.kube.leases import Lease, LeaseHeld
+from kubeflash.kube.writes import Write
+
+log = logging.getLogger(__name__)
+
+LEADER_LEASE = "kubeflash-controller"
+LEADER_SECONDS = 15
+RENEW_SECONDS = 5.0
+HEARTBEAT_CHECK = 15.0
+"""Seconds between two looks at the agents' Leases."""
+REFUSAL_MEMORY = timedelta(seconds=60)
+"""How long a volume is not placed again on an SSD whose server refused it."""
+
+
+class Controller:
+    """Decides everything from one snapshot, then writes what differs."""
+
+    def __init__(self, client: Client, namespace: str) -> None:
+        self._client, self._namespace = client, namespace
+        self.feed = Feed(
+            client, [Watch(kind) for kind in (FlashNode, FlashPool, FlashVolume, FlashAttachment, Node, Namespace)]
+        )
+        self._offline: frozenset[str] = frozenset()
+        self._next_heartbeat_check = 0.0
+        self._refusals: dict[str, dict[str, tuple[str, datetime]]] = {}
+
+    async def reconcile(self) -> float | None:
+        """One pass over everything; seconds until the next one is due though nothing changed."""
+        clock = asyncio.get_running_loop().time
+        if clock() >= self._next_heartbeat_check:
+            self._offline = await asyncio.to_thread(self._find_offline)
+            self._next_heartbeat_check = clock() + HEARTBEAT_CHECK
+        for write in self._decide(self._snapshot()):
+            await self._send(write)
+        return max(0.0, self._next_heartbeat_check - clock())
+
+    def _snapshot(self) -> Snapshot:
+        now = datetime.now(UTC)
+        feed = self.feed
+        return Snapshot(
+            now=now,
+            pools=feed.of(FlashPool),
+            nodes=feed.of(FlashNode),
+            volumes=dict(feed.of(FlashVolume)),
+            attachments=feed.of(FlashAttachment),
+            node_labels={name: node.metadata.labels for name, node in feed.of(Node).items()},
+            namespace_labels={name: item.metadata.labels for name, item in feed.of(Namespace).items()},
+            offline=self._offline,
+            refusals=self._remember_refusals(now),
+            own_namespace=self._namespace,
+        )
+
+    def _decide(self, snapshot: Snapshot) -> list[Write]:
+        """All writes. Volumes are placed one after another, each seeing the bytes of those before it as taken."""
+        writes: list[Write] = []
+        volumes = dict(snapshot.volumes)
+        for key in sorted(volumes, key=lambda key: _created(volumes[key])):
+            view = Snapshot(**{**_fields(snapshot), "volumes": volumes})
+            more, volumes[key] = reconcile_volume(volumes[key], view)
+            writes += more
+        for attachment in snapshot.attachments.values():
+            writes += reconcile_attachment(attachment, snapshot)
+        final = Snapshot(**{**_fields(snapshot), "volumes": volumes})
+        for pool in snapshot.pools.values():
+            writes += reconcile_pool(pool, final)
+        for node in snapshot.nodes.values():
+            writes += reconcile_node(node, snapshot)
+        return writes
+
+    async def _send(self, write: Write) -> None:
+        """Sends one write. What changed in between is decided anew, from what is then."""
+        kind = type(write.resource)
+        try:
+            body = await asyncio.to_thread(write.send, self._client)
+        except (Conflict, NotFound) as error:
+            log.info("%s %s changed meanwhile, looking again: %s", kind.info.kind, write.resource.key, error)
+            self.feed.relisted.set()
+            self.feed.changed.set()
+            return
+        log.info("wrote %s %s", kind.info.kind, write.resource.key)
+        self.feed.put(kind, body)
+
+    def _remember_refusals(self, now: datetime) -> dict[str, dict[str, str]]:
+        """By volume uid and SSD id, the servers' refusals of the last minute: then it may be tried there again."""
+        for volume in self.feed.of(FlashVolume).values():
+            known = self._refusals.setdefault(volume.metadata.uid, {})
+            for ssd, words in volume.status.refused.items():
+                if ssd == volume.status.ssd and ssd not in known:
+                    known[ssd] = (words, now + REFUSAL_MEMORY)
+        fresh = {
+            uid: {ssd: entry for ssd, entry in known.items() if entry[1] > now} for uid, known in self._refusals.items()
+        }
+        self._refusals = {uid: known for uid, known in fresh.items() if known}
+        return {uid: {ssd: words for ssd, (words, _) in known.items()} for uid, known in self._refusals.items()}
+
+    def _find_offline(self) -> frozenset[str]:
+        """FlashNodes whose agent's Lease is missing or stale."""
+        now = datetime.now(UTC)
+        views = [leases.parse(body) for body in self._client.list(LEASE, namespace=self._namespace)]
+        alive = {agent_lease_node(view.name) for view in views if view.fresh(now)}
+        return frozenset(name for name in self.feed.of(FlashNode) if name not in alive)
+
+
+def _fields(snapshot: Snapshot) -> dict[str, Any]:
+    return {name: getattr(snapshot, name) for name in Snapshot.__dataclass_fields__}
+
+
+def _created(resource: Resource) -> tuple[str, str]:
+    moment = resource.metadata.creation_timestamp
+    return (moment.isoformat() if moment else "", resource.key)
+
+
+async def main(client: Client, namespace: str, stop: asyncio.Event) -> int:
+    """Waits for leadership, then works until `stop` is set or leadership is lost. The exit status.
+
+    Raises:
+        KubeError: when the API server refuses what the controller needs (RBAC, CRDs).
+    """
+    holder = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+    lease = Lease(client, namespace, LEADER_LEASE, holder, LEADER_SECONDS)
+    if not await _lead(lease, stop):
+        return 0
+    controller = Controller(client, namespace)
+    await controller.feed.resync()  # says at once, and typed, when RBAC or CRDs are missing
+    renewing = asyncio.create_task(_keep(lease, stop), name="leadership")
+    try:
+        await runtime.run(controller.feed, controller.reconcile, stop)
+    finally:
+        kept = renewing.done() and not renewing.cancelled() and renewing.result() is False
+        renewing.cancel()
+    if kept:
+        log.error("leadership is lost: another controller has the Lease %s, or it could not be renewed", LEADER_LEASE)
+        return 1
+    try:
+        await asyncio.wait_for(asyncio.to_thread(lease.release), timeout=1.0)
+    except (KubeError, TimeoutError) as error:
+        log.warning("the Lease could not be given back, the next controller waits %s s: %s", LEADER_SECONDS, error)
+    return 0
+
+
+async def _lead(lease: Lease, stop: asyncio.Event) -> bool:
+    """Waits until the Lease is ours. False when `stop` came first."""
+    said = False
+    while not stop.is_set():
+        try:
+            await asyncio.to_thread(lease.acquire)
+        except LeaseHeld as held:
+            if not said:
+                log.info("standing by: %s", held)
+            said = True
+        else:
+            log.info("leading as %s", lease.holder)
+            return True
+        await runtime.sleep(RENEW_SECONDS, stop)
+    return False
+
+
+async def _keep(lease: Lease, stop: asyncio.Event) -> bool:
+    """Renews the Lease until `stop`; False, and sets `stop`, when it is lost."""
+    loop = asyncio.get_running_loop()
+    renewed = loop.time()
+    while not stop.is_set():
+        await runtime.sleep(RENEW_SECONDS, stop)
+        try:
+            await asyncio.wait_for(asyncio.to_thread(lease.acquire), timeout=LEADER_SECONDS)
+            renewed = loop.time()
+        except LeaseHeld:
+            stop.set()
+            return False
+        except (KubeError, TimeoutError) as error:
+            log.warning("renewing the Lease failed: %s", error)
+            if loop.time() - renewed > LEADER_SECONDS - RENEW_SECONDS:
+                stop.set()
+                return False
+    return True

@@ -1,0 +1,124 @@
+"""The objects that a process looks at, kept current by kopf's watches and made whole by lists of our own.
+
+kopf tells of changes; it does not tell of an object that vanished while a watch was down and had to list anew. So no
+decision rests on an event: events only say "look again", and `resync` replaces everything by what the API server
+lists. Until the first `resync` nothing is known, and nothing may be concluded from an object's absence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import kopf
+from pydantic import ValidationError
+
+from kubeflash.api.v1alpha1 import Resource
+from kubeflash.kube.client import Client
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R", bound=Resource)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """One kind to watch, in all namespaces; `field_selector` narrows it to what concerns this process."""
+
+    kind: type[Resource]
+    field_selector: str | None = None
+
+
+class Feed:
+    """An index of objects by kind and `namespace/name`.
+
+    Attributes:
+        changed: set whenever something may have changed.
+        synced: whether a full list has been taken.
+    """
+
+    def __init__(self, client: Client, watches: Iterable[Watch]) -> None:
+        self._client = client
+        self._watches = tuple(watches)
+        self._objects: dict[type[Resource], dict[str, Resource]] = {watch.kind: {} for watch in self._watches}
+        self.changed = asyncio.Event()
+        self.relisted = asyncio.Event()
+        self.synced = False
+
+    def register(self, registry: kopf.OperatorRegistry, settings: kopf.OperatorSettings) -> None:
+        """Has kopf watch the kinds and feed this index."""
+        for watch in self._watches:
+            info = watch.kind.info
+            kopf.on.event(info.group, info.version, info.plural, registry=registry, id=f"feed-{info.plural}")(
+                self._handler(watch.kind)
+            )
+            if watch.field_selector:
+                settings.watching.field_selectors[info.group, info.version, info.plural] = watch.field_selector
+
+    def of(self, kind: type[R]) -> dict[str, R]:
+        """The objects of a kind, by `namespace/name`."""
+        return cast("dict[str, R]", self._objects[kind])
+
+    def put(self, kind: type[Resource], body: dict[str, Any]) -> None:
+        """Takes over an object as the API server answered it, if it is newer than what is known."""
+        parsed = _parse(kind, body)
+        if parsed is None:
+            return
+        known = self._objects[kind].get(parsed.key)
+        if known is not None and known.metadata.uid == parsed.metadata.uid and _version(known) >= _version(parsed):
+            return
+        self._objects[kind][parsed.key] = parsed
+
+    async def resync(self) -> None:
+        """Replaces everything by full lists.
+
+        Raises:
+            KubeError: when the API server does not answer; what was known stays.
+        """
+        self.relisted.clear()
+        for watch in self._watches:
+            bodies = await asyncio.to_thread(self._client.list, watch.kind.info, watch.field_selector)
+            parsed = (_parse(watch.kind, body) for body in bodies)
+            fresh = {resource.key: resource for resource in parsed if resource is not None}
+            known = self._objects[watch.kind]
+            for key, resource in fresh.items():
+                before = known.get(key)
+                if before is not None and before.metadata.uid == resource.metadata.uid:
+                    fresh[key] = max(before, resource, key=_version)
+            self._objects[watch.kind] = fresh
+        self.synced = True
+        self.changed.set()
+
+    def _handler(self, kind: type[Resource]) -> Any:
+        async def feed(event: Any, **_: Any) -> None:
+            body = dict(event["object"])
+            if event["type"] == "DELETED":
+                parsed = _parse(kind, body)
+                known = self._objects[kind].get(parsed.key) if parsed else None
+                if parsed and known and known.metadata.uid == parsed.metadata.uid:
+                    del self._objects[kind][parsed.key]
+            else:
+                self.put(kind, body)
+            if event["type"] is None:
+                self.relisted.set()  # kopf listed anew: an object may have gone unseen
+            self.changed.set()
+
+        return feed
+
+
+def _version(resource: Resource) -> int:
+    """Resource versions are comparable integers within a kind (Kubernetes 1.35 and later promise it)."""
+    text = resource.metadata.resource_version
+    return int(text) if text.isdigit() else 0
+
+
+def _parse(kind: type[Resource], body: dict[str, Any]) -> Resource | None:
+    try:
+        return kind.from_json(body)
+    except ValidationError as error:
+        name = body.get("metadata", {}).get("name", "?")
+        log.error("%s %s does not fit its schema and is left alone: %s", kind.info.kind, name, error)  # noqa: TRY400
+        return None

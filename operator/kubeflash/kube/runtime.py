@@ -1,0 +1,142 @@
+"""What controller and agent share as processes: kopf as the source of events, one loop, signals, an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+
+import kopf
+
+from kubeflash.kube.errors import KubeError
+from kubeflash.kube.feed import Feed
+
+log = logging.getLogger(__name__)
+
+DEBOUNCE = 0.02
+"""Seconds to wait for further events before looking: a write of ours comes back as an event of its own."""
+RESYNC = 300.0
+"""Seconds between full lists when nothing happens."""
+BACKOFF = (0.5, 1.0, 2.0, 5.0)
+"""Seconds to wait after a failure, the last one for ever: converged well within 30 s of the API server's return."""
+
+Reconcile = Callable[[], Awaitable[float | None]]
+
+
+class _Forever:
+    """Back-offs that never end, so that kopf outlives an API server that is gone for hours."""
+
+    def __iter__(self) -> Iterator[float]:
+        yield from BACKOFF
+        while True:
+            yield BACKOFF[-1]
+
+
+def kopf_settings() -> kopf.OperatorSettings:
+    """Kopf as a source of events only: no events posted, no peering, no storage in annotations, a quick exit."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    settings.scanning.disabled = True
+    settings.networking.error_backoffs = _Forever()
+    settings.networking.connect_timeout = 5.0
+    settings.watching.reconnect_backoff = 0.5
+    settings.queueing.exit_timeout = 0.2
+    settings.queueing.idle_timeout = 1.0
+    settings.process.ultimate_exiting_timeout = 1.5
+    return settings
+
+
+async def run(feed: Feed, reconcile: Reconcile, stop: asyncio.Event) -> None:
+    """Feeds the index and reconciles until `stop` is set.
+
+    `reconcile` looks at the whole index and does what is due; it returns seconds until it wants to look again though
+    nothing changed, or None. When it raises `KubeError` it is called again after a back-off.
+    """
+    registry = kopf.OperatorRegistry()
+    settings = kopf_settings()
+    feed.register(registry, settings)
+    _add_login(registry)
+    loop = asyncio.create_task(_loop(feed, reconcile), name="reconcile")
+    operator = asyncio.create_task(
+        kopf.operator(registry=registry, settings=settings, clusterwide=True, standalone=True, stop_flag=stop),
+        name="kopf",
+    )
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait({loop, operator, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if operator.done() and not operator.cancelled() and operator.exception() is not None:
+            error = operator.exception()
+            raise KubeError(f"watching the API server ended: {type(error).__name__}: {error}") from error
+    finally:
+        stop.set()
+        loop.cancel()
+        stopped.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await loop
+        await asyncio.wait({operator})
+
+
+async def _loop(feed: Feed, reconcile: Reconcile) -> None:
+    failures = 0
+    next_resync = 0.0
+    clock = asyncio.get_running_loop().time
+    while True:
+        feed.changed.clear()
+        delay: float | None
+        try:
+            if feed.relisted.is_set() or clock() >= next_resync:
+                await feed.resync()
+                feed.changed.clear()
+                next_resync = clock() + RESYNC
+            delay = await reconcile()
+            failures = 0
+        except KubeError as error:
+            delay = BACKOFF[min(failures, len(BACKOFF) - 1)]
+            failures += 1
+            next_resync = 0.0
+            log.warning("%s: %s; again in %g s", type(error).__name__, error, delay)
+        until_resync = max(0.0, next_resync - clock())
+        wait = until_resync if delay is None else delay if failures else min(delay, until_resync)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(feed.changed.wait(), timeout=max(wait, 0.01))
+            if failures:
+                await asyncio.sleep(wait)  # events do not shorten a back-off
+            await asyncio.sleep(DEBOUNCE)
+
+
+def _add_login(registry: kopf.OperatorRegistry) -> None:
+    """Kopf reads the same kubeconfig as the client: `main` has put --kubeconfig into the environment."""
+    kopf.on.login(registry=registry, id="login")(kopf.login_via_client)
+
+
+async def sleep(seconds: float, stop: asyncio.Event) -> None:
+    """Sleeps, or returns at once when `stop` is set."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), timeout=seconds)
+
+
+def execute(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
+    """Runs an asynchronous main with a stop event that SIGTERM and SIGINT set; its result is the exit status."""
+
+    async def body() -> int:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        return await main(stop)
+
+    status = asyncio.run(body())
+    _leave(status)
+    return status
+
+
+def _leave(status: int) -> None:
+    """Ends at once when a blocking call still sits in a thread: the disk is the ledger, nothing is lost by that."""
+    if any(thread is not threading.main_thread() and thread.is_alive() for thread in threading.enumerate()):
+        logging.shutdown()
+        os._exit(status)
