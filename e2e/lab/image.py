@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lab import cache
 from lab.cpio import write_newc
-from lab.errors import BuildError
+from lab.errors import BuildError, LabError
 from lab.processes import run
 
 SUITE = "trixie"
@@ -151,7 +151,7 @@ def server_image(repo: Path) -> ServerImage:
     deps_key = _key((debian_key, requirements.read_text(), *PLATFORMS))
     image_key = _key((deps_key, DISK_SIZE, *INITRAMFS_MODULES, _MAKE_DISK, hash_tree(GUEST)))
 
-    tree = cache.artifact("debian", debian_key, _build_debian) / "root"
+    tree = cache.artifact("debian", debian_key, _build_debian, about="about 1 min") / "root"
     deps = cache.artifact("python-deps", deps_key, lambda out: _build_deps(out, tree, requirements))
     image = cache.artifact("server-image", image_key, lambda out: _build_image(out, tree, deps))
     return ServerImage(tree, image / "root.ext4", image / "vmlinux", image / "initramfs")
@@ -171,7 +171,7 @@ def app_image(repo: Path, tree: Path) -> Path:
     """
     source = repo / "operator" / "kubeflash"
     key = _key((_COMPILE_APP, hash_tree(source), str(tree)))
-    return cache.artifact("app-image", key, lambda out: _build_app(out, tree, source)) / "app.ext4"
+    return cache.artifact("app-image", key, lambda out: _build_app(out, tree, source), offline=True) / "app.ext4"
 
 
 def hash_tree(folder: Path) -> str:
@@ -337,7 +337,7 @@ def _private_mounts(script: str, *arguments: str | Path) -> list[str]:
 def _step(argv: Sequence[str], timeout: float) -> str:
     try:
         return run(argv, timeout=timeout).stdout_text
-    except Exception as error:
+    except LabError as error:
         raise BuildError(str(error)) from error
 
 

@@ -29,7 +29,9 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = command.parser("kubeflash-agent", "Finds this server's GPUs and SSDs, carves and exports volumes.")
-    parser.add_argument("--node", default=socket.gethostname(), help="name of this server's FlashNode (default: hostname)")
+    parser.add_argument(
+        "--node", default=socket.gethostname(), help="name of this server's FlashNode (default: hostname)"
+    )
     parser.add_argument(
         "--gpu",
         action="append",
@@ -38,7 +40,9 @@ def _options() -> argparse.Namespace:
         help="count devices of this PCI vendor and class as GPUs too, such as 1234:0380; may be repeated",
     )
     parser.add_argument("--root", type=Path, default=Path("/"), help=argparse.SUPPRESS)
-    parser.add_argument("--state-dir", type=Path, default=Path("/var/lib/kubeflash"), help="where the private key is kept")
+    parser.add_argument(
+        "--state-dir", type=Path, default=Path("/var/lib/kubeflash"), help="where the private key is kept"
+    )
     parser.add_argument("--run-dir", type=Path, default=Path("/run/kubeflash"), help="where the lock is")
     parser.add_argument(
         "--plan", action="store_true", help="print what would be done on this server now, do nothing, and end"

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import singledispatchmethod
 from pathlib import Path
 
 from kubeflash.agent.observe import Observer
 from kubeflash.domain import steps
+from kubeflash.domain.disk import Partition
+from kubeflash.domain.exporting import NSID
 from kubeflash.domain.sealing import SealBroken, unseal
-from kubeflash.host import blank, gpt, initiator, nvmet, wipe
+from kubeflash.host import claim, gpt, initiator, nvmet, partitions, wipe
+from kubeflash.host.disconnect import disconnect
 from kubeflash.host.errors import HostError
 from kubeflash.host.root import HostRoot
+
+DEVICE_SECONDS = 20.0
+"""Seconds until the block device of a new connection must be there."""
 
 
 class NotAsPlanned(HostError):
@@ -22,6 +29,7 @@ class Executor:
 
     def __init__(self, root: HostRoot, observer: Observer, private: bytes) -> None:
         self._root, self._observer, self._private = root, observer, private
+        self._nvmet = nvmet.KernelConfigfs(root)
 
     def apply(self, step: steps.Step) -> None:
         """Carries out one step and reads back that it is so.
@@ -45,97 +53,103 @@ class Executor:
     def _device(self, ssd: str) -> Path:
         return self._observer.device(self._observer.find(ssd))
 
-    def _partition_device(self, ssd: str, disk_guid: str, volume_id: str) -> Path:
+    def _check(self, ssd: str, device: Path) -> Callable[[], None]:
+        """Proves, right before a destructive call, that the device still is the SSD that the step names."""
+
+        def check() -> None:
+            now = self._device(ssd)
+            if now != device:
+                raise NotAsPlanned(f"SSD {ssd} is {now} now, no longer {device}: nothing was written")
+
+        return check
+
+    def _partition_device(self, ssd: str, disk_guid: str, partition: Partition) -> Path:
         """The device of a volume's partition, after looking that table, PARTUUID and kernel agree on it."""
-        found = self._observer.find(ssd)
-        table = gpt.read_table(self._observer.device(found))
-        part = next((p for p in table.partitions if p.uuid == volume_id), None) if table else None
-        if table is None or part is None or table.disk_guid != disk_guid:
-            raise NotAsPlanned(f"SSD {ssd} does not hold volume {volume_id} in a table of this server any more")
-        if gpt.kernel_partitions(self._root, found.device_name).get(part.number) != volume_id:
-            raise NotAsPlanned(f"the kernel does not show volume {volume_id} as partition {part.number} of SSD {ssd}")
-        return self._root.dev / f"{found.device_name}p{part.number}"
+        device = self._device(ssd)
+        if partition not in gpt.expect(device, disk_guid).partitions:
+            raise NotAsPlanned(f"SSD {ssd} does not hold volume {partition.uuid} where it was: nothing was written")
+        known = partitions.find(self._root, device.name, partition)
+        if known is None:
+            raise NotAsPlanned(f"the kernel does not show volume {partition.uuid} on SSD {ssd}")
+        return self._root.dev / known.device
 
     @_apply.register
     def _(self, step: steps.ClaimSsd) -> None:
         device = self._device(step.ssd)
-        table = gpt.read_table(device)
-        half_claimed = table is not None and table.disk_guid == step.label.disk_guid
-        if not half_claimed:
-            found = blank.examine(self._root, device)
-            if not found.blank:
-                raise NotAsPlanned(f"SSD {step.ssd} is not blank any more: {'; '.join(found.findings)}")
-        gpt.create_table(device, step.label)
+        claim.create_table(self._root, device, step.label, check=self._check(step.ssd, device))
 
     @_apply.register
     def _(self, step: steps.CarvePartition) -> None:
-        gpt.add_partition(self._device(step.ssd), step.partition, disk_guid=step.disk_guid)
+        gpt.add_partition(self._root, self._device(step.ssd), step.partition, disk_guid=step.disk_guid)
 
     @_apply.register
     def _(self, step: steps.ShowPartition) -> None:
-        gpt.tell_kernel(self._device(step.ssd), step.partition)
+        gpt.show_partition(self._root, self._device(step.ssd), step.partition, disk_guid=step.disk_guid)
 
     @_apply.register
     def _(self, step: steps.WipePartition) -> None:
-        device = self._partition_device(step.ssd, step.disk_guid, step.partition.uuid)
-        wipe.zero(self._root, device)
+        device = self._partition_device(step.ssd, step.disk_guid, step.partition)
+
+        def check() -> None:
+            if self._partition_device(step.ssd, step.disk_guid, step.partition) != device:
+                raise NotAsPlanned(f"volume {step.partition.uuid} is no longer {device}: nothing was wiped")
+
+        wipe.zero(self._root, device, check=check)
         wipe.prove_zero(device)
 
     @_apply.register
     def _(self, step: steps.RemovePartition) -> None:
-        gpt.delete_partition(self._device(step.ssd), step.partition, disk_guid=step.disk_guid)
+        gpt.delete_partition(self._root, self._device(step.ssd), step.partition, disk_guid=step.disk_guid)
 
     @_apply.register
     def _(self, step: steps.CreateHost) -> None:
-        nvmet.create_host(self._root, step.host_nqn, unseal(step.sealed_keys, self._private))
+        nvmet.create_host(self._nvmet, step.host_nqn, unseal(step.sealed_keys, self._private))
 
     @_apply.register
     def _(self, step: steps.CreateSubsystem) -> None:
-        nvmet.create_subsystem(self._root, step.nqn, serial=step.serial, model=step.model)
+        nvmet.create_subsystem(self._nvmet, step.nqn, serial=step.serial, model=step.model)
 
     @_apply.register
     def _(self, step: steps.AllowHost) -> None:
-        nvmet.allow_host(self._root, step.nqn, step.host_nqn)
+        nvmet.allow_host(self._nvmet, step.nqn, step.host_nqn)
 
     @_apply.register
     def _(self, step: steps.EnableNamespace) -> None:
-        machine = self._observer.observe()
-        name = machine.partitions.get(step.volume_id)
-        if name is None:
-            raise NotAsPlanned(f"volume {step.volume_id} is on no SSD of this server now")
-        nvmet.enable_namespace(self._root, step.nqn, self._root.dev / name, step.volume_id)
+        device = self._observer.volume_device(step.volume_id)
+        nvmet.add_namespace(self._nvmet, step.nqn, NSID, device=str(device), uuid=step.volume_id)
+        nvmet.enable_namespace(self._nvmet, step.nqn, NSID)
 
     @_apply.register
     def _(self, step: steps.CreatePort) -> None:
-        nvmet.create_port(self._root, step.number, step.portal)
+        nvmet.create_port(self._nvmet, step.number, step.portal)
 
     @_apply.register
     def _(self, step: steps.LinkPort) -> None:
-        nvmet.link_port(self._root, step.number, step.nqn)
+        nvmet.link(self._nvmet, step.number, step.nqn)
 
     @_apply.register
     def _(self, step: steps.DisallowHost) -> None:
-        nvmet.disallow_host(self._root, step.nqn, step.host_nqn)
+        nvmet.disallow_host(self._nvmet, step.nqn, step.host_nqn)
 
     @_apply.register
     def _(self, step: steps.UnlinkPort) -> None:
-        nvmet.unlink_port(self._root, step.number, step.nqn)
+        nvmet.unlink_port(self._nvmet, step.number, step.nqn)
 
     @_apply.register
     def _(self, step: steps.DisableNamespace) -> None:
-        nvmet.disable_namespace(self._root, step.nqn, step.nsid)
+        nvmet.disable_namespace(self._nvmet, step.nqn, step.nsid)
 
     @_apply.register
     def _(self, step: steps.RemoveSubsystem) -> None:
-        nvmet.remove_subsystem(self._root, step.nqn)
+        nvmet.remove_subsystem(self._nvmet, step.nqn)
 
     @_apply.register
     def _(self, step: steps.RemovePort) -> None:
-        nvmet.remove_port(self._root, step.number)
+        nvmet.remove_port(self._nvmet, step.number)
 
     @_apply.register
     def _(self, step: steps.RemoveHost) -> None:
-        nvmet.remove_host(self._root, step.host_nqn)
+        nvmet.remove_host(self._nvmet, step.host_nqn)
 
     @_apply.register
     def _(self, step: steps.Connect) -> None:
@@ -148,8 +162,8 @@ class Executor:
             loss_seconds=step.loss_seconds,
         )
         initiator.connect(self._root, target, unseal(step.sealed_keys, self._private))
-        initiator.wait_for_device(self._root, step.nqn, step.volume_id)
+        initiator.wait_for_device(self._root, step.nqn, step.volume_id, timeout=DEVICE_SECONDS)
 
     @_apply.register
     def _(self, step: steps.Disconnect) -> None:
-        initiator.disconnect(self._root, step.nqn)
+        disconnect(self._root, step.nqn)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kubeflash.agent.observation import Observation
 from kubeflash.domain.carving import DiskView, volumes_of
 from kubeflash.domain.disk import LABEL_TYPE, Label
-from kubeflash.host import addresses, blank, gpt, holders, identity, initiator, inventory, nvmet
+from kubeflash.host import addresses, blank, claim, gpt, holders, identity, initiator, inventory, nvmet, partitions
+from kubeflash.host.claim import Claim
 from kubeflash.host.errors import HostError
 from kubeflash.host.gpus import GpuRules
-from kubeflash.host.inventory import Inventory, NvmeSsd
+from kubeflash.host.inventory import Inventory
+from kubeflash.host.nvme import NvmeSsd
+from kubeflash.host.partitions import KernelPartition
 from kubeflash.host.root import HostRoot
 
 log = logging.getLogger(__name__)
@@ -29,6 +32,7 @@ class _Read:
 
     view: DiskView
     device: tuple[int, int]
+    kernel: tuple[KernelPartition, ...]
     moment: float
 
 
@@ -50,7 +54,9 @@ class Observer:
 
     def __init__(self, root: HostRoot, rules: GpuRules, api_server: tuple[str, int]) -> None:
         self._root, self._rules, self._api_server = root, rules, api_server
+        self._nvmet = nvmet.KernelConfigfs(root)
         self._reads: dict[str, _Read] = {}
+        self._names: dict[str, str] = {}
         self.cluster_id = ""
         self.system_uuid = identity.system_uuid(root)
 
@@ -60,6 +66,12 @@ class Observer:
             self._reads.clear()
         else:
             self._reads.pop(ssd, None)
+
+    def forget_device(self, name: str | None) -> None:
+        """The next observation reads the disk with this kernel name (or with this partition) again; None: all."""
+        for ssd, device in list(self._names.items()):
+            if name is None or name == device or name.startswith(f"{device}p"):
+                self.forget(ssd)
 
     def owner(self, ssd: str) -> Label:
         """The label that an SSD carries, or would carry, on this server."""
@@ -84,6 +96,19 @@ class Observer:
         """The block device of an SSD."""
         return self._root.dev / ssd.device_name
 
+    def volume_device(self, volume_id: str) -> Path:
+        """The device of a volume's partition on an SSD of ours, looked up now.
+
+        Raises:
+            HostError: when it is on none.
+        """
+        machine = self.inventory()
+        disks = {ssd.id: self._disk(ssd) for ssd in machine.ssds}
+        name = self._partitions(machine, disks, {ssd: self.owner(ssd) for ssd in disks}).get(volume_id)
+        if name is None:
+            raise HostError(f"volume {volume_id} is on no SSD of this server now")
+        return self._root.dev / name
+
     def observe(self, asked_about: Collection[str] = ()) -> Observation:
         """Everything, read in one go. `asked_about`: ids of volumes whose holders matter.
 
@@ -91,14 +116,15 @@ class Observer:
             HostError: when the machine cannot be read at all.
         """
         machine = self.inventory()
+        self._names = {ssd.id: ssd.device_name for ssd in machine.ssds}
         disks = {ssd.id: self._disk(ssd) for ssd in machine.ssds}
         owners = {ssd.id: self.owner(ssd.id) for ssd in machine.ssds}
-        partitions = self._partitions(machine, disks, owners)
+        volumes = self._partitions(machine, disks, owners)
         connections = initiator.connections(self._root)
-        devices = {volume: self._root.dev / name for volume, name in partitions.items()}
+        devices = {volume: self._root.dev / name for volume, name in volumes.items()}
         devices |= {item.uuid: Path(item.device) for item in connections if item.uuid and item.device}
         held = {
-            volume: "; ".join(str(holder) for holder in holders.holders(self._root, devices[volume]))
+            volume: holders.in_words(holders.holders(self._root, devices[volume]))
             for volume in asked_about
             if volume in devices
         }
@@ -106,8 +132,8 @@ class Observer:
             inventory=machine,
             disks=disks,
             owners=owners,
-            partitions=partitions,
-            nvmet=nvmet.read_state(self._root),
+            partitions=volumes,
+            nvmet=nvmet.read_state(self._nvmet),
             connections=connections,
             listening=addresses.listening_ports(self._root),
             addresses=addresses.global_addresses(),
@@ -116,36 +142,46 @@ class Observer:
         )
 
     def _disk(self, ssd: NvmeSsd) -> DiskView:
-        kernel = {number: name for number, name in gpt.kernel_partitions(self._root, ssd.device_name).items()}
         known = self._reads.get(ssd.id)
-        fresh = known is not None and known.device == ssd.dev_t and time.monotonic() - known.moment < EXAMINE_AGAIN
-        if known is not None and fresh and known.view.kernel_partitions == kernel:
+        kernel = partitions.kernel_partitions(self._root, ssd.device_name)
+        if (
+            known is not None
+            and known.device == ssd.dev_t
+            and known.kernel == kernel
+            and time.monotonic() - known.moment < EXAMINE_AGAIN
+        ):
             return known.view
         view = self._read_disk(ssd, kernel)
-        self._reads[ssd.id] = _Read(view, ssd.dev_t, time.monotonic())
+        self._reads[ssd.id] = _Read(view, ssd.dev_t, kernel, time.monotonic())
         return view
 
-    def _read_disk(self, ssd: NvmeSsd, kernel: dict[int, str]) -> DiskView:
-        device = self.device(ssd)
+    def _read_disk(self, ssd: NvmeSsd, kernel: tuple[KernelPartition, ...]) -> DiskView:
+        """Reads one disk. What cannot be read is left alone, with the reason."""
+        device, owner = self.device(ssd), self.owner(ssd.id)
+        blank_view = DiskView(ssd.id, ssd.bytes, trouble=ssd.trouble)
         try:
+            state = claim.claim_state(device, owner)
+            if state is Claim.NONE:
+                return replace(blank_view, findings=blank.examine(self._root, device).findings)
+            if state in (Claim.HALF_TABLE, Claim.UNLABELLED):
+                return replace(blank_view, half_claimed=True)
             table = gpt.read_table(device)
-            ours = [part for part in table.partitions if part.type_guid == LABEL_TYPE] if table else []
-            label = gpt.read_label(device, ours[0]) if ours else None
-            findings = () if ours else blank.examine(self._root, device).findings
+            labels = [part for part in table.partitions if part.type_guid == LABEL_TYPE] if table else []
+            if table is None or not labels:
+                return replace(blank_view, table=table, findings=blank.examine(self._root, device).findings)
+            shown = frozenset(part.number for part in table.partitions if any(item.is_(part) for item in kernel))
+            return replace(blank_view, table=table, label=claim.read_label(device, labels[0]), shown=shown)
         except HostError as error:
-            log.warning("SSD %s cannot be read and is left alone: %s", ssd.id, error)
-            return DiskView(ssd.id, ssd.bytes, kernel_partitions=kernel, trouble=f"it cannot be read: {error}")
-        return DiskView(ssd.id, ssd.bytes, table, label, kernel, findings, ssd.trouble)
+            log.warning("SSD %s is left alone: %s", ssd.id, error)
+            return replace(blank_view, trouble=ssd.trouble or str(error))
 
     @staticmethod
-    def _partitions(machine: Inventory, disks: dict[str, DiskView], owners: dict[str, Label]) -> dict[str, str]:
-        """Kernel names of our volumes' partitions: in the table by PARTUUID, in the kernel under that number and name."""
-        names: dict[str, str] = {}
-        for ssd in machine.ssds:
-            disk = disks[ssd.id]
-            if disk.trouble or disk.label != owners[ssd.id]:
-                continue
-            for part in volumes_of(disk.table):
-                if disk.kernel_partitions.get(part.number) == part.uuid:
-                    names[part.uuid] = f"{ssd.device_name}p{part.number}"
-        return names
+    def _partitions(machine: Inventory, disks: Mapping[str, DiskView], owners: Mapping[str, Label]) -> dict[str, str]:
+        """Kernel names of our volumes' partitions: by PARTUUID in the table, shown by the kernel at that place."""
+        return {
+            part.uuid: f"{ssd.device_name}p{part.number}"
+            for ssd in machine.ssds
+            if not disks[ssd.id].trouble and disks[ssd.id].label == owners[ssd.id]
+            for part in volumes_of(disks[ssd.id].table)
+            if part.number in disks[ssd.id].shown
+        }

@@ -157,6 +157,11 @@ class Agent:
         await self._report(node, observation, plan)
         return self._next(plan, paused=node.spec.paused)
 
+    def machine_changed(self, event: uevents.Uevent | None) -> None:
+        """A device came, went or changed: look again, and read its disk again."""
+        self._observer.forget_device(event.name if event is not None else None)
+        self.feed.changed.set()
+
     def plan(self, observation: Observation) -> Plan:
         """What there is to do, without doing it."""
         labels = self._labels()
@@ -198,7 +203,7 @@ class Agent:
         return True
 
     def _apply(self, steps: Sequence[Step]) -> dict[str, str]:
-        """Runs the steps in order. A failed one ends its own group (an SSD, an export, a connection), not the others."""
+        """Runs the steps in order. A failed one ends its own group (an SSD, export or connection), not the others."""
         failures: dict[str, str] = {}
         for step in steps:
             group = group_of(step)
@@ -292,7 +297,7 @@ async def main(agent: Agent, lease: Lease, cluster_id: str | None, stop: asyncio
         return 0
     heartbeat = asyncio.create_task(_heartbeat(lease, stop), name="heartbeat")
     try:
-        async with _notices(agent.feed.changed.set, agent.machine_changed):
+        async with uevents.listening(agent.machine_changed):
             await runtime.run(agent.feed, agent.reconcile, stop)
     finally:
         stop.set()

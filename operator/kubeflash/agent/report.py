@@ -17,6 +17,7 @@ from kubeflash.api.v1alpha1 import (
     FlashVolume,
     FlashVolumeStatus,
     Gpu,
+    Nearest,
     NodeSummary,
     Ssd,
 )
@@ -25,10 +26,11 @@ from kubeflash.domain.carving import SsdState, judge, volumes_of
 from kubeflash.domain.conditions import Finding, false, merge, true
 from kubeflash.domain.connecting import view_attachment
 from kubeflash.domain.names import partition_link
-from kubeflash.host.inventory import Inventory, NvmeSsd
+from kubeflash.host.inventory import Inventory
+from kubeflash.host.nvme import NvmeSsd
 from kubeflash.kube.writes import Apply, differs, status_json
-from kubeflash.topology.location import to_location
-from kubeflash.topology.pairing import nearest_ssds
+from kubeflash.topology.pairing import pair
+from kubeflash.topology.tree import to_location
 
 MANAGER = "kubeflash-agent"
 NODE_FIELDS = (
@@ -58,7 +60,7 @@ def _ssd(ssd: NvmeSsd, observation: Observation, pool: str | None) -> Ssd:
     free = free_spans(ssd.bytes, [Span(part.start, part.bytes) for part in volumes])
     usable = pool is not None and verdict.state is not SsdState.FOREIGN
     return Ssd(
-        **to_location(ssd.pci),
+        **to_location(ssd.pci).model_dump(),
         id=ssd.id,
         serial=ssd.serial,
         model=ssd.model,
@@ -76,11 +78,14 @@ def _ssd(ssd: NvmeSsd, observation: Observation, pool: str | None) -> Ssd:
 
 def report_gpus(inventory: Inventory, ssds: list[Ssd]) -> list[Gpu]:
     """The GPUs, each with the nearest SSD that is not somebody else's."""
-    usable = {ssd.id for ssd in ssds if ssd.state != "Foreign"}
-    nearest = nearest_ssds(inventory.gpus, {ssd.id: ssd.pci for ssd in inventory.ssds if ssd.id in usable})
+    by_address = {ssd.address: ssd for ssd in ssds if ssd.state != "Foreign"}
+    pairs = pair(inventory.gpus, [ssd.pci for ssd in inventory.ssds if ssd.pci.address in by_address])
+    nearest = {
+        item.gpu: Nearest(ssd=by_address[item.ssd].id, address=item.ssd, distance=item.distance) for item in pairs
+    }
     return [
         Gpu(
-            **to_location(gpu),
+            **to_location(gpu).model_dump(),
             vendor=gpu.vendor,
             device=gpu.device,
             device_class=gpu.class_code,
@@ -109,9 +114,7 @@ def report_node(
         ssds=ssds,
         summary=_summary(gpus, ssds),
     )
-    conditions = merge(
-        node.status.conditions, [_ready(node, observation)], generation=generation, now=now
-    )
+    conditions = merge(node.status.conditions, [_ready(node, observation)], generation=generation, now=now)
     intent = status_json(status, NODE_FIELDS, conditions)
     return Apply(node, intent, MANAGER) if differs(node.status, intent, NODE_FIELDS, ("Ready",)) else None
 
@@ -170,7 +173,9 @@ def report_volume(
     if volume.deleting:
         words = failure or waiting or "it is wiped and removed"
         gone = disk is not None and part is None
-        carved = false("Carved", "Released", "its bytes are wiped and free") if gone else false("Carved", "Releasing", words)
+        carved = (
+            false("Carved", "Released", "its bytes are wiped and free") if gone else false("Carved", "Releasing", words)
+        )
     elif part is not None and shown:
         carved = true("Carved", "Carved", f"partition {part.number}, {part.bytes} bytes at {part.start}")
     elif refused:
@@ -194,9 +199,7 @@ def report_attachment(
         failure,
     )
     connected = (
-        true("Connected", view.reason)
-        if view.reason == "Connected"
-        else false("Connected", view.reason, view.message)
+        true("Connected", view.reason) if view.reason == "Connected" else false("Connected", view.reason, view.message)
     )
     status = FlashAttachmentStatus(device=view.device)
     conditions = merge(attachment.status.conditions, [connected], generation=attachment.metadata.generation, now=now)

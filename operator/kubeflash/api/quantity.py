@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from fractions import Fraction
+from math import ceil
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -23,17 +24,16 @@ def parse_quantity(text: str | int) -> int:
     Raises:
         ValueError: when it is not a non-negative quantity of bytes; the message shows a right one.
     """
-    if isinstance(text, int):
+    if isinstance(text, int) and not isinstance(text, bool):
         if text < 0:
             raise ValueError(f"{text} is negative; write a size such as 500Gi")
         return int(text)
-    match = _FORM.fullmatch(text.strip())
+    match = _FORM.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
         raise ValueError(f"{text!r} is not a quantity of bytes; write a number and a unit, such as 500Gi or 1.5T")
     suffix = match["suffix"]
     unit = 1 << _BINARY[suffix] if suffix in _BINARY else 10 ** _DECIMAL[suffix]
-    value = Decimal(match["number"]) * unit
-    return int(value.to_integral_value(rounding="ROUND_CEILING"))
+    return ceil(Fraction(match["number"]) * unit)
 
 
 def format_quantity(count: int) -> str:
@@ -73,4 +73,5 @@ class Quantity(int):
             "x-kubernetes-int-or-string": True,
             "anyOf": [{"type": "integer"}, {"type": "string"}],
             "pattern": PATTERN,
+            "maxLength": 32,
         }

@@ -14,6 +14,7 @@ from kubeflash.api.v1alpha1 import (
 )
 from kubeflash.controller.snapshot import Snapshot
 from kubeflash.controller.volumes import MANAGER, consumer_is_gone
+from kubeflash.domain import dhchap
 from kubeflash.domain.conditions import Finding, false, find, holds, merge, true
 from kubeflash.domain.dhchap import DhchapKeys
 from kubeflash.domain.names import export_identity
@@ -142,7 +143,7 @@ def _ready(attachment: FlashAttachment, snapshot: Snapshot) -> Finding:
 
 
 def _make_keys(storage: FlashNode, consumer: FlashNode) -> SealedKeys:
-    keys = DhchapKeys.generate()
+    keys = DhchapKeys(host=dhchap.generate(), controller=dhchap.generate())
     return SealedKeys(
         storage=seal(keys, storage.status.public_key),
         storage_key=storage.status.public_key,

@@ -7,7 +7,7 @@ already this cluster's and this server's own; the step itself proves it again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from kubeflash.api.quantity import human_bytes
@@ -33,7 +33,8 @@ class DiskView:
         bytes: its size.
         table: its partition table, None without one.
         label: KubeFlash's label, None where there is none or the claim stopped before it was written.
-        kernel_partitions: names of the partitions that the kernel shows, by number.
+        half_claimed: a claim of its owner was interrupted before the label was written.
+        shown: numbers of the partitions in the table that the kernel shows at their place.
         findings: why it is not blank; empty for a blank one. Not looked at for a claimed one.
         trouble: why it cannot be used whatever is on it, such as two SSDs with one id.
     """
@@ -42,7 +43,8 @@ class DiskView:
     bytes: int
     table: PartitionTable | None = None
     label: Label | None = None
-    kernel_partitions: Mapping[int, str] = field(default_factory=dict)
+    half_claimed: bool = False
+    shown: frozenset[int] = frozenset()
     findings: tuple[str, ...] = ()
     trouble: str = ""
 
@@ -90,6 +92,8 @@ def judge(disk: DiskView, owner: Label) -> Verdict:
     """What the SSD is to KubeFlash in this cluster on this server (`owner` is the label that it would carry here)."""
     if disk.trouble:
         return Verdict(SsdState.FOREIGN, disk.trouble)
+    if disk.half_claimed:
+        return Verdict(SsdState.BLANK)  # nothing but the beginning of our own claim is on it: the claim goes on
     table = disk.table
     labels = (
         [part for part in table.partitions if part.type_guid == LABEL_TYPE] if table and table.kind == "gpt" else []
@@ -99,11 +103,9 @@ def judge(disk: DiskView, owner: Label) -> Verdict:
             return Verdict(SsdState.FOREIGN, "not blank: " + "; ".join(disk.findings))
         return Verdict(SsdState.BLANK)
     if disk.label is None:
-        if table.disk_guid == owner.disk_guid and len(table.partitions) == 1:
-            return Verdict(SsdState.BLANK)  # our own claim, interrupted before its label was written
         return Verdict(
             SsdState.FOREIGN,
-            "it has KubeFlash's partition table but no label, and the table is not one that a claim here left behind",
+            "it has KubeFlash's partition table but no label, and is not what an interrupted claim here leaves",
         )
     if disk.label.layout != LAYOUT_VERSION:
         return Verdict(
@@ -174,9 +176,9 @@ def _plan_disk(
             ]
     wanted = sorted((w for w in wishes if not w.deleting), key=lambda wish: (-wish.bytes, wish.id))
     steps += [
-        ShowPartition(disk.ssd, present[wish.id])
+        ShowPartition(disk.ssd, owner.disk_guid, present[wish.id])
         for wish in wanted
-        if wish.id in present and disk.kernel_partitions.get(present[wish.id].number) != wish.id
+        if wish.id in present and present[wish.id].number not in disk.shown
     ]
     missing = [wish for wish in wanted if wish.id not in present]
     if not missing:

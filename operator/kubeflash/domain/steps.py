@@ -57,6 +57,7 @@ class ShowPartition(Step):
     """Tell the kernel of a partition that is in the table only, as a crash between the two leaves it."""
 
     ssd: str
+    disk_guid: str
     partition: Partition
 
     def describe(self) -> str:

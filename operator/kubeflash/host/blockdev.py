@@ -83,7 +83,7 @@ def size_bytes(root: HostRoot, device: Path) -> int:
 class DirectDevice:
     """A device opened past the page cache, so that what is read is what is on it. Use it in a `with`.
 
-    Positions and lengths are multiples of 4096 bytes.
+    Positions and lengths are multiples of 4096 bytes, or counted so from the end of the device.
     """
 
     def __init__(self, device: Path, flags: int = os.O_RDONLY) -> None:
@@ -100,6 +100,10 @@ class DirectDevice:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self.fd)
+
+    def size(self) -> int:
+        """Size in bytes: a multiple of the device's own blocks."""
+        return os.lseek(self.fd, 0, os.SEEK_END)
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`.

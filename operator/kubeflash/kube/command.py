@@ -49,7 +49,7 @@ def guarded(main: Callable[[], int], expected: tuple[type[Exception], ...] = ())
 
     What is not expected is a bug and keeps its traceback.
     """
-    known = (KubeError, *expected)
+    known: tuple[type[Exception], ...] = (KubeError, *expected)
     try:
         return main()
     except known as error:

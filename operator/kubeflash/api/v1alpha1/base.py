@@ -129,6 +129,8 @@ class LabelSelectorRequirement(Model):
 class LabelSelector(Model):
     """A label selector, as everywhere in Kubernetes: all parts must hold; an empty one selects everything."""
 
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-map-type": "atomic"})
+
     match_labels: dict[str, str] = Field(default={}, description="Labels that must have exactly these values.")
     match_expressions: list[LabelSelectorRequirement] = Field(default=[], description="Expressions that must all hold.")
 

@@ -81,7 +81,8 @@ class Ssd(PciLocation):
     """One local NVMe namespace: what becomes flash for volumes."""
 
     id: str = Field(
-        description="Durable identity: eui.<EUI-64>, nguid.<NGUID>, or <serial>-<namespace id> where the drive has neither."
+        description="Durable identity: eui.<EUI-64>, nguid.<NGUID>, "
+        "or <serial>-<namespace id> where the drive has neither."
     )
     serial: str = Field(description="Serial number, as the drive says it.")
     model: str = Field(description="Model, as the drive says it.")
@@ -141,7 +142,9 @@ class FlashNodeStatus(Model):
     system_uuid: str = Field(
         default="",
         alias="systemUUID",
-        description="The server's durable identity: the DMI system UUID, else the machine id. Names are reused, this is not.",
+        description="The server's durable identity: the DMI system UUID, else the machine id. "
+        "Names are reused, this is not.",
+        max_length=64,
     )
     kernel: Kernel | None = Field(default=None, description="What the kernel can do.")
     public_key: str = Field(
@@ -192,8 +195,14 @@ class FlashNode(Resource):
         ),
         rules=(
             Rule(
+                (),
+                "size(self.metadata.name) <= 247",
+                "a FlashNode's name has at most 247 characters: its agent's Lease is called agent-<name>",
+            ),
+            Rule(
                 ("status",),
-                "!has(oldSelf.systemUUID) || oldSelf.systemUUID == '' || self.systemUUID == oldSelf.systemUUID",
+                "!has(oldSelf.systemUUID) || oldSelf.systemUUID == ''"
+                " || (has(self.systemUUID) && self.systemUUID == oldSelf.systemUUID)",
                 "systemUUID is the server's identity and does not change; another server has this name now: "
                 "delete this FlashNode once the old server's volumes are dealt with",
             ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -17,15 +17,18 @@ from kubeflash.api.v1alpha1.base import (
     Rule,
 )
 
+Name = Annotated[str, Field(min_length=1, max_length=253)]
+Cidr = Annotated[str, Field(max_length=64)]
+
 
 class SsdSelector(Model):
     """Which SSDs. One that fits any of the lists is selected; nothing selected means nothing taken."""
 
-    serials: list[str] = Field(
+    serials: list[Name] = Field(
         default=[], description="Serial numbers, exactly as the FlashNode shows them.", max_length=4096
     )
-    ids: list[str] = Field(default=[], description="SSD ids, exactly as the FlashNode shows them.", max_length=4096)
-    models: list[str] = Field(
+    ids: list[Name] = Field(default=[], description="SSD ids, exactly as the FlashNode shows them.", max_length=4096)
+    models: list[Name] = Field(
         default=[],
         description='Models; * and ? stand for any characters, such as "SAMSUNG MZWLO*".',
         max_length=256,
@@ -39,8 +42,9 @@ class Export(Model):
         default="4420-5443",
         description="TCP port numbers to use, first-last: one for each remote attachment on a server.",
         pattern=r"^[0-9]{1,5}-[0-9]{1,5}$",
+        max_length=11,
     )
-    networks: list[str] = Field(
+    networks: list[Cidr] = Field(
         default=[],
         description="CIDRs: volumes are exported on those of a server's addresses that lie in one of them. "
         "Empty: the address by which the server reaches the API server.",

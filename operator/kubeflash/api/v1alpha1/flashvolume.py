@@ -22,6 +22,7 @@ class Near(Model):
         default=None,
         description="PCI address of a GPU of that server, such as 0000:4e:00.0: its nearest usable SSD is taken.",
         pattern=PCI_ADDRESS,
+        max_length=16,
     )
     ssd: str | None = Field(default=None, description="Id of one SSD.", min_length=1, max_length=253)
     max_distance: Distance | None = Field(
@@ -40,6 +41,7 @@ class FlashVolumeSpec(Model):
         description="The volume's identity on the disk, a UUID. Set once by the controller; "
         "keep it when restoring from a backup, and the volume is found again with its data.",
         pattern=UUID,
+        max_length=36,
     )
 
 
@@ -78,7 +80,8 @@ class FlashVolumeStatus(Model):
     bytes: int | None = Field(default=None, description="Length of the carved partition.", ge=0)
     device: str | None = Field(default=None, description="Block device on its own server.")
     refused: dict[str, str] = Field(
-        default={}, description="By SSD id: why its server refused to carve the volume there. It is placed elsewhere then."
+        default={},
+        description="By SSD id: why its server refused to carve the volume there. It is placed elsewhere then.",
     )
     wanted: dict[str, WantedExport] = Field(
         default={}, description="By attachment: the exports that the controller wants of the storage server."
@@ -126,12 +129,13 @@ class FlashVolume(Resource):
             ),
             Rule(
                 ("spec",),
+                "!isQuantity(string(self.size)) || "
                 "quantity(string(self.size)).compareTo(quantity(string(oldSelf.size))) == 0",
                 "size cannot be changed yet: make another volume and copy the data",
             ),
             Rule(
                 ("spec",),
-                "quantity(string(self.size)).compareTo(quantity('1Mi')) >= 0",
+                "!isQuantity(string(self.size)) || quantity(string(self.size)).compareTo(quantity('1Mi')) >= 0",
                 "size is at least 1Mi",
             ),
             Rule(

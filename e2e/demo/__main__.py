@@ -1,0 +1,192 @@
+"""The demo: each step in one line of what and why, the real commands, and what came out.
+
+Nothing is pretended: every figure printed is read back from the API server or from the virtual servers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fleet import NAMESPACE, Fleet, attachment, condition, pool, volume
+from lab.errors import LabError
+from lab.lab import Lab
+
+BOLD, DIM, GREEN, RESET = ("\033[1m", "\033[2m", "\033[32m", "\033[0m") if sys.stdout.isatty() else ("", "", "", "")
+if os.environ.get("NO_COLOR"):
+    BOLD = DIM = GREEN = RESET = ""
+
+FIO = "fio --name=x --filename={device} --rw={rw} --bs={bs} --iodepth=8 --ioengine=libaio --direct=1 --runtime=3 --time_based --size=64M --output-format=terse --terse-version=3"
+FIO_READ_KIB = 6  # terse v3: read bandwidth in KiB/s
+FIO_READ_IOPS = 7
+
+NEXT = """
+What to try next, with DEMO_KEEP=1 make demo (or make lab-up):
+  make lab-shell                       a shell with kubectl for this cluster
+    kubectl get flash -A               everything of KubeFlash's
+    kubectl explain flashvolume.spec   every field is explained
+    kubectl describe flashpool fast    each refused SSD with its reason
+  make lab-shell SERVER=gpu-a          a console on a server: lspci -tv, lsblk, nvme list
+  make lab-down                        ends it all
+"""
+
+
+class Demo:
+    """Prints, runs, times."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._number = 0
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """One step: its title, what happens in it, how long it took."""
+        self._number += 1
+        print(f"\n{BOLD}{self._number}. {title}{RESET}", flush=True)
+        began = time.monotonic()
+        yield
+        print(f"   {DIM}{time.monotonic() - began:.1f} s{RESET}", flush=True)
+
+    @staticmethod
+    def say(text: str) -> None:
+        """Something that came out."""
+        print(textwrap.indent(text.rstrip(), "   "), flush=True)
+
+    def kubectl(self, *words: str) -> None:
+        """Shows a kubectl command and what it prints."""
+        print(f"   {GREEN}$ kubectl {' '.join(words)}{RESET}", flush=True)
+        self.say(self._fleet.kubectl(*words))
+
+    def on(self, server: str, command: str, *, show: bool = True, timeout: float = 120) -> str:
+        """Shows and runs a command on a server."""
+        if show:
+            print(f"   {GREEN}{server}# {command}{RESET}", flush=True)
+        return self._fleet.servers[server].run(command, timeout=timeout).stdout_text
+
+    def fio(self, server: str, device: str) -> None:
+        """Reads a device: 1 MiB blocks for bandwidth, 4 KiB blocks for IOPS. Emulated: compare, do not quote."""
+        wide = self.on(server, FIO.format(device=device, rw="read", bs="1M"), show=False).split(";")
+        small = self.on(server, FIO.format(device=device, rw="randread", bs="4k"), show=False).split(";")
+        mib, iops = int(wide[FIO_READ_KIB]) / 1024, int(small[FIO_READ_IOPS])
+        self.say(f"fio on {server} {device}: {mib:.0f} MiB/s in 1 MiB reads, {iops} IOPS in 4 KiB random reads")
+
+
+def show_pairs(fleet: Fleet, demo: Demo) -> None:
+    """Each GPU with its nearest SSD, from the FlashNodes' status."""
+    for name in fleet.servers:
+        node = fleet.get("flashnode", name, None) or {}
+        ssds = {ssd["id"]: ssd for ssd in node["status"].get("ssds", [])}
+        lines = [f"{name}"]
+        for gpu in node["status"].get("gpus", []):
+            near = gpu.get("nearest")
+            what = f"{near['distance']:<4} {ssds[near['ssd']]['serial']} at {near['address']}" if near else "no SSD"
+            lines.append(f"  GPU {gpu['address']} (NUMA {gpu.get('numaNode', '?')})  nearest: {what}")
+        lines += [
+            f"  left alone: {ssd['serial']}: {ssd['reason']}" for ssd in ssds.values() if ssd["state"] == "Foreign"
+        ]
+        demo.say("\n".join(lines))
+
+
+def run(fleet: Fleet) -> None:
+    """The main job, step by step."""
+    demo = Demo(fleet)
+    lab = fleet.lab
+    with demo.step("A control plane: a real etcd and kube-apiserver, in a network namespace of the lab's own"):
+        lab.start_control_plane()
+        demo.say(fleet.kubectl("version").splitlines()[-1])
+    with demo.step("Two virtual GPU servers boot: PCIe switches, NVMe SSDs, stand-in GPUs, a real 6.12 kernel each"):
+        lab.start_servers()
+        demo.say(demo.on("gpu-a", "lspci -tv"))
+    with demo.step("KubeFlash is installed: CRDs and RBAC by kubectl apply, one controller, an agent on each server"):
+        fleet.start()
+        for name in fleet.servers:
+            fleet.wait_ready("flashnode", name, namespace=None)
+        demo.kubectl("get", "flashnodes")
+    with demo.step("The agents found GPUs and SSDs behind the PCIe switches, and each GPU's nearest SSD"):
+        show_pairs(fleet, demo)
+    with demo.step("A pool names SSDs by serial number, the system disk among them: that one is refused, untouched"):
+        fleet.apply(pool("fast", "KFA0", "KFA1", "KFB0", "KFSYS"))
+        fleet.wait_ready("flashpool", "fast", namespace=None)
+        demo.kubectl("get", "flashpools")
+        refused = (fleet.get("flashpool", "fast", None) or {})["status"].get("refused", [])
+        demo.say("\n".join(f"refused {item['ssd']}: {item['reason']}" for item in refused))
+    gpu = first_gpu(fleet, "gpu-a")
+    with demo.step(f"A volume near GPU {gpu} of gpu-a: placed by the controller, carved by the agent as a partition"):
+        fleet.apply(volume("kv-0", "512Mi", node="gpu-a", gpu=gpu))
+        fleet.wait_ready("flashvolume", "kv-0")
+        demo.kubectl("get", "flashvolumes", "-n", NAMESPACE, "-o", "wide")
+        demo.say(demo.on("gpu-a", "lsblk -o NAME,SIZE,PARTLABEL,PARTUUID /dev/disk/by-id/nvme-*KFA0* 2>/dev/null || lsblk"))
+    with demo.step("Attached on its own server it is the local device: a file system, a file, its checksum"):
+        fleet.apply(attachment("kv-0-on-a", "kv-0", "gpu-a"))
+        device = fleet.wait_ready("flashattachment", "kv-0-on-a")["status"]["device"]
+        demo.on("gpu-a", f"mkfs.xfs -q {device} && mkdir -p /mnt/kv && mount {device} /mnt/kv")
+        demo.on("gpu-a", "dd if=/dev/urandom of=/mnt/kv/tokens bs=1M count=64 conv=fsync status=none")
+        written = demo.on("gpu-a", "sha256sum < /mnt/kv/tokens").split()[0]
+        demo.on("gpu-a", "umount /mnt/kv")
+        demo.fio("gpu-a", device)
+        fleet.delete("flashattachment", "kv-0-on-a")
+    with demo.step("Attached on the other server: its own subsystem, port and keys, over NVMe/TCP, authenticated both ways"):
+        fleet.apply(attachment("kv-0-on-b", "kv-0", "gpu-b"))
+        found = fleet.wait_ready("flashattachment", "kv-0-on-b")
+        device = found["status"]["device"]
+        demo.kubectl("get", "flashattachments", "-n", NAMESPACE)
+        demo.say(f"{found['status']['fabric']['nqn']}\nat {condition(found, 'Exported')['message']}")
+        demo.on("gpu-b", f"mkdir -p /mnt/kv && mount {device} /mnt/kv")
+        read = demo.on("gpu-b", "sha256sum < /mnt/kv/tokens").split()[0]
+        if read != written:
+            raise LabError(f"gpu-b read {read}, gpu-a wrote {written}")
+        demo.say(f"sha256 {read[:16]}…: gpu-b read over the fabric what gpu-a wrote")
+        demo.on("gpu-b", "umount /mnt/kv")
+        demo.fio("gpu-b", device)
+    with demo.step("Released in the right order: disconnected, fenced, wiped and proven zero, and only then free"):
+        start = partition_start(fleet)
+        fleet.delete("flashattachment", "kv-0-on-b")
+        fleet.delete("flashvolume", "kv-0")
+        demo.say(demo.on("gpu-a", "ls /sys/kernel/config/nvmet/subsystems /sys/kernel/config/nvmet/ports"))
+        left = demo.on("gpu-a", f"dd if={disk_of(fleet, 'KFA0')} bs=1M skip={start >> 20} count=512 status=none | tr -d '\\0' | wc -c")
+        demo.say(f"bytes that are not zero where the volume was: {left.strip()}")
+        if left.strip() != "0":
+            raise LabError("the volume's bytes were not wiped")
+        demo.kubectl("get", "flashpools")
+    print(NEXT)
+
+
+def first_gpu(fleet: Fleet, server: str) -> str:
+    """Address of the first GPU of a server that has a neighbour SSD."""
+    node = fleet.get("flashnode", server, None) or {}
+    return next(
+        gpu["address"] for gpu in node["status"]["gpus"] if gpu.get("nearest", {}).get("distance") in ("PIX", "PXB")
+    )
+
+
+def disk_of(fleet: Fleet, serial: str) -> str:
+    """The device node that the SSD with this serial number has on gpu-a now."""
+    command = f'for d in /sys/class/nvme/nvme*; do grep -q "^{serial} *$" $d/serial && ls -d $d/nvme*n*; done'
+    return "/dev/" + fleet.servers["gpu-a"].run(command).stdout_text.split("/")[-1].strip()
+
+
+def partition_start(fleet: Fleet) -> int:
+    """First byte of the demo's volume on its SSD."""
+    node = fleet.get("flashnode", "gpu-a", None) or {}
+    return next(int(item["start"]) for ssd in node["status"]["ssds"] for item in ssd.get("volumes", []))
+
+
+def main() -> int:
+    """Runs the demo; exit status 1, with what is known, when something is not as it should be."""
+    began = time.monotonic()
+    try:
+        with Lab("demo", servers=("gpu-a", "gpu-b"), keep=bool(os.environ.get("DEMO_KEEP"))) as lab:
+            run(Fleet(lab))
+    except LabError as error:
+        print(f"\nThe demo failed: {error}", file=sys.stderr)
+        return 1
+    print(f"Done in {time.monotonic() - began:.0f} s; nothing is left running.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""KubeFlash running in the lab: the controller beside the API server, an agent on every server.
+
+What the demo, the machine tests and the benches share. Objects go in by `kubectl apply` and come back by `kubectl get`,
+as an administrator would do it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lab.errors import LabTimeout
+from lab.lab import Lab
+from lab.processes import ManagedProcess
+from lab.servers import VirtualServer
+
+REPO = Path(__file__).resolve().parent.parent
+NAMESPACE = "serving"
+GPU_RULE = "1234:0380"  # the stand-in GPUs: QEMU's bochs-display
+JSON = dict[str, Any]
+
+AGENT = """export KUBECONFIG=/etc/kubeflash/kubeconfig
+exec python3 -m kubeflash.agent --node {name} --gpu {gpu} {options}
+"""
+
+
+class Fleet:
+    """A lab with KubeFlash installed."""
+
+    def __init__(self, lab: Lab) -> None:
+        """Takes a lab that is up; nothing is installed yet."""
+        self.lab = lab
+        self.controller: ManagedProcess | None = None
+
+    @property
+    def servers(self) -> Mapping[str, VirtualServer]:
+        """The servers by name."""
+        return self.lab.servers
+
+    # --- installing and processes ---
+
+    def install(self) -> None:
+        """Applies CRDs and RBAC, and a namespace for volumes, as the README says."""
+        self.kubectl("apply", "--server-side", "-f", str(REPO / "crds"))
+        self.kubectl("wait", "--for=condition=Established", "crd", "-l", "app.kubernetes.io/part-of=kubeflash")
+        self.kubectl("apply", "-f", str(REPO / "deploy" / "rbac.yaml"))
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+
+    def start_controller(self) -> ManagedProcess:
+        """Starts the controller in the lab's network, with an identity that has its role and no more."""
+        kubeconfig = self.lab.control_plane.kubeconfig("kubeflash-controller")
+        argv = [sys.executable, "-m", "kubeflash.controller", "--kubeconfig", str(kubeconfig)]
+        self.controller = ManagedProcess("controller", argv, run_dir=self.lab.run_dir).start()
+        return self.controller
+
+    def stop_controller(self) -> None:
+        """Ends the controller with SIGTERM."""
+        if self.controller is not None:
+            self.controller.stop()
+            self.controller = None
+
+    def start_agent(self, name: str, options: str = "") -> None:
+        """Installs the agent on a server as a service that comes back after a reboot."""
+        server = self.servers[name]
+        kubeconfig = self.lab.control_plane.kubeconfig(f"kubeflash-agent-{name}", groups=("kubeflash:agents",))
+        server.run(["mkdir", "-p", "/etc/kubeflash"])
+        server.put_file("/etc/kubeflash/kubeconfig", kubeconfig.read_bytes(), 0o600)
+        server.service("agent", AGENT.format(name=name, gpu=GPU_RULE, options=options), timeout=60)
+
+    def start(self) -> None:
+        """Installs and starts everything."""
+        self.install()
+        self.start_controller()
+        for name in self.servers:
+            self.start_agent(name)
+
+    # --- objects ---
+
+    def kubectl(self, *words: str, stdin: str | None = None, timeout: float = 60) -> str:
+        """Runs kubectl as the lab's admin; what it printed."""
+        done = self.lab.control_plane.kubectl(*words, input=stdin.encode() if stdin else None, timeout=timeout)
+        return done.stdout_text
+
+    def apply(self, *objects: JSON) -> None:
+        """`kubectl apply` of objects."""
+        self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+
+    def get(self, kind: str, name: str, namespace: str | None = NAMESPACE) -> JSON | None:
+        """One object, None when there is none."""
+        where = ["-n", namespace] if namespace else []
+        text = self.kubectl("get", kind, name, *where, "-o", "json", "--ignore-not-found")
+        return json.loads(text) if text.strip() else None
+
+    def delete(self, kind: str, name: str, *, timeout: float = 120) -> None:
+        """`kubectl delete`, waiting until it is gone."""
+        self.kubectl("delete", kind, name, "-n", NAMESPACE, f"--timeout={int(timeout)}s", timeout=timeout + 10)
+
+    def wait(
+        self,
+        kind: str,
+        name: str,
+        reached: Callable[[JSON], object],
+        *,
+        timeout: float = 120,
+        namespace: str | None = NAMESPACE,
+        interval: float = 0.2,
+    ) -> JSON:
+        """Waits until an object is as wished; the object.
+
+        Raises:
+            LabTimeout: It is not in time; the message has its last conditions.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            found = self.get(kind, name, namespace)
+            if found is not None and reached(found):
+                return found
+            if time.monotonic() > deadline:
+                said = found["status"].get("conditions") if found and "status" in found else found
+                raise LabTimeout(f"{kind} {name} is not as expected after {timeout:g} s; it says {json.dumps(said)}")
+            time.sleep(interval)
+
+    def wait_ready(self, kind: str, name: str, *, timeout: float = 120, namespace: str | None = NAMESPACE) -> JSON:
+        """Waits until an object is Ready."""
+        return self.wait(kind, name, is_ready, timeout=timeout, namespace=namespace)
+
+
+def condition(found: JSON, kind: str) -> JSON:
+    """One condition of an object; empty when it has none."""
+    conditions = found.get("status", {}).get("conditions", [])
+    return next((item for item in conditions if item["type"] == kind), {})
+
+
+def is_ready(found: JSON) -> bool:
+    """Whether an object is Ready."""
+    return condition(found, "Ready").get("status") == "True"
+
+
+def pool(name: str, *serials: str, **spec: Any) -> JSON:
+    """A pool of the SSDs with these serial numbers, for every namespace."""
+    return {
+        "apiVersion": "kubeflash.io/v1alpha1",
+        "kind": "FlashPool",
+        "metadata": {"name": name},
+        "spec": {"ssds": {"serials": list(serials)}, "allowedNamespaces": {}, **spec},
+    }
+
+
+def volume(name: str, size: str, *, pool: str = "fast", **near: str) -> JSON:
+    """A volume, near what is given."""
+    spec: JSON = {"pool": pool, "size": size}
+    if near:
+        spec["near"] = near
+    return {
+        "apiVersion": "kubeflash.io/v1alpha1",
+        "kind": "FlashVolume",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": spec,
+    }
+
+
+def attachment(name: str, volume: str, node: str) -> JSON:
+    """An attachment of a volume at a server."""
+    return {
+        "apiVersion": "kubeflash.io/v1alpha1",
+        "kind": "FlashAttachment",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {"volume": volume, "nodeName": node},
+    }

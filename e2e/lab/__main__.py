@@ -1,0 +1,288 @@
+"""``python -m lab``: a lab from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from lab import binaries, rundir
+from lab.cache import say
+from lab.controlplane import clean_environment
+from lab.errors import LabError, LabTimeout, NotUp, ProcessDied
+from lab.lab import Lab, ensure_programs
+from lab.network import ENVIRONMENT, check_machine, links
+from lab.processes import Ledger, wait_until
+
+REPO = Path(__file__).resolve().parents[2]
+CONTROL_PLANE_SECONDS = 120.0
+"""How long `up` waits for the control plane."""
+SERVER_SECONDS = 180.0
+"""How long it waits besides for each virtual server."""
+DOWN_SECONDS = 60.0
+"""How long `down` waits for a lab to end by itself."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    command: list[str] = []
+    if words and words[0] == "shell" and "--" in words:
+        split = words.index("--")
+        words, command = words[:split], words[split + 1 :]
+    arguments = _parser().parse_args(words)
+    try:
+        match arguments.command:
+            case "build":
+                return build(arguments.servers, arguments.programs)
+            case "up" if arguments.foreground:
+                return up_foreground(arguments.name, arguments.servers, arguments.ready_fd)
+            case "up":
+                return up(arguments.name, arguments.servers)
+            case "status":
+                return status(arguments.name)
+            case "shell":
+                return shell(arguments.name, arguments.server, command)
+            case "down":
+                return down(arguments.name)
+            case _:
+                return leftovers()
+    except LabError as error:
+        say(f"lab: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lab", description=sys.modules["lab"].__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument("--name", default="lab", help="one machine can have several labs (default: %(default)s)")
+
+    one = commands.add_parser("build", help="build whatever a lab needs and is not in the cache")
+    one.add_argument("--servers", action="store_true", help="what virtual servers start from, too")
+    one.add_argument("programs", nargs="*", help=f"these programs, of: {', '.join(binaries.PROGRAMS)}")
+
+    one = commands.add_parser("up", parents=[named], help="start a lab")
+    one.add_argument("--servers", default=(), type=_names, metavar="A,B", help="with these virtual servers")
+    one.add_argument("--foreground", action="store_true", help="stay until Ctrl-C")
+    one.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+
+    commands.add_parser("status", parents=[named], help="tell whether a lab is up, and how to use it")
+
+    one = commands.add_parser(
+        "shell", parents=[named], help="a shell in the lab's network; with `-- COMMAND...`, only that command"
+    )
+    one.add_argument("server", nargs="?", help="the console of this virtual server instead")
+
+    commands.add_parser("down", parents=[named], help="end a lab, also what is left of one that was killed")
+    commands.add_parser("leftovers", help="print whatever outlived a lab; exit status 1 if there is anything")
+    return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
+
+
+def build(servers: bool, programs: Sequence[str]) -> int:
+    """Build what is missing in the cache."""
+    for program in programs:
+        print(binaries.ensure(program))
+    if not programs:
+        ensure_programs()
+    if servers:
+        image = importlib.import_module("lab.image")
+        image.app_image(REPO, image.server_image(REPO).tree)
+    return 0
+
+
+def up(name: str, servers: tuple[str, ...]) -> int:
+    """Start a lab in the background and wait until it is ready."""
+    check_machine()
+    rundir.assert_free(rundir.of(name))
+    build(bool(servers), ())  # here, where its progress is seen
+    began = time.monotonic()
+    reader, writer = os.pipe()
+    argv = [sys.executable, "-m", "lab", "up", "--foreground", "--name", name, "--ready-fd", str(writer)]
+    if servers:
+        argv += ["--servers", ",".join(servers)]
+    supervisor = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,  # what it has to say comes through the pipe, or goes to its log
+        pass_fds=[writer],
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPO / "e2e"), os.environ.get("PYTHONPATH", "")])},
+    )
+    os.close(writer)
+    try:
+        answer = _read_all(reader, CONTROL_PLANE_SECONDS + SERVER_SECONDS * len(servers))
+    except BaseException:
+        supervisor.terminate()  # it takes its lab down in order
+        raise
+    finally:
+        os.close(reader)
+    if answer != "ready":
+        code = supervisor.wait(DOWN_SECONDS)
+        raise ProcessDied(answer or f"the lab's process ended (exit status {code}) and did not say why")
+    supervisor.returncode = 0  # it lives on: nobody here waits for it
+    say(f"lab {name!r} is up after {time.monotonic() - began:.1f} s")
+    return status(name)
+
+
+def _read_all(reader: int, timeout: float) -> str:
+    """All that is written to a pipe until its other end is closed."""
+    deadline = time.monotonic() + timeout
+    parts: list[bytes] = []
+    while True:
+        if not select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise LabTimeout(f"the lab was not ready within {timeout:g} s and is taken down; see $KUBEFLASH_LAB_LOGS")
+        part = os.read(reader, 65_536)
+        if not part:
+            return b"".join(parts).decode(errors="replace")
+        parts.append(part)
+
+
+def up_foreground(name: str, servers: tuple[str, ...], ready_fd: int | None) -> int:
+    """Be the process that a lab lives and dies with."""
+
+    def tell(message: str) -> None:
+        nonlocal ready_fd
+        if ready_fd is not None:
+            os.write(ready_fd, message.encode())
+            os.close(ready_fd)
+            ready_fd = None
+
+    try:
+        if servers:
+            build(True, ())
+        with Lab(name) as lab:
+            if ready_fd is not None:
+                _redirect_output(lab.run_dir / "logs" / "lab.log")
+            if servers:
+                _start_servers(lab, servers)
+            tell("ready")
+            status(name)
+            say("Ctrl-C takes it down.")
+            while True:
+                signal.pause()
+    except KeyboardInterrupt:
+        say(f"lab {name!r} is down")
+        return 0
+    except BaseException as error:
+        tell(f"{type(error).__name__}: {error}")
+        raise
+
+
+def _redirect_output(log_file: Path) -> None:
+    with log_file.open("ab") as log:
+        sys.stdout.flush()
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+
+
+def _start_servers(lab: Lab, names: tuple[str, ...]) -> None:
+    image, servers, spec = (importlib.import_module(f"lab.{module}") for module in ("image", "servers", "spec"))
+    server_image = image.server_image(REPO)
+    app = image.app_image(REPO, server_image.tree)
+    specs = [spec.load(name) for name in names]
+    hosts = {one.name: one.ip for one in specs}
+    for one in specs:
+        lab.add_server(
+            servers.VirtualServer(
+                one, image=server_image, app=app, run_dir=lab.run_dir, network=lab.network, hosts=hosts
+            )
+        )
+    servers.start_all(lab.servers.values(), timeout=SERVER_SECONDS * len(names))
+
+
+def status(name: str) -> int:
+    """Tell how a lab is; exit status 1 when it is not up."""
+    run_dir = rundir.of(name)
+    try:
+        record = rundir.live(run_dir)
+    except NotUp as error:
+        if holder := rundir.holder(run_dir):
+            print(f"{holder} is coming up or going down")
+        elif run_dir.exists():
+            print(f"lab {name!r} was killed: `python -m lab down --name {name}` removes what is left in {run_dir}")
+        else:
+            print(error)
+        return 1
+    option = "" if name == "lab" else f" --name {name}"
+    print(f"lab {name!r} is up: process {record.pid}, cluster {record.clusterId}")
+    print(f"  API server  {record.server} (inside the lab's network)")
+    print(f"  kubeconfig  {record.kubeconfig}")
+    print(f"  servers     {', '.join(record.servers) or 'none'}")
+    print(f"  logs        {run_dir}/logs, {run_dir}/audit.log")
+    for entry in Ledger(run_dir).alive():
+        print(f"  process     {entry}")
+    print(f"use it:    python -m lab shell{option} -- kubectl get namespaces")
+    print(f"a shell:   python -m lab shell{option} [SERVER]")
+    print(f"end it:    python -m lab down{option}")
+    return 0
+
+
+def shell(name: str, server: str | None, command: Sequence[str]) -> int:
+    """Become a shell, or a command, inside a lab's network."""
+    run_dir = rundir.of(name)
+    record = rundir.live(run_dir)
+    if server is not None:
+        if server not in record.servers:
+            raise NotUp(f"lab {name!r} has no server {server!r}; it has: {', '.join(record.servers) or 'none'}")
+        importlib.import_module("lab.servers").attach_console(run_dir, server)
+        return 0
+    environment = clean_environment()
+    environment[ENVIRONMENT] = name
+    environment["KUBECONFIG"] = record.kubeconfig
+    environment["PATH"] = os.pathsep.join([str(Path(record.kubectl).parent), environment.get("PATH", os.defpath)])
+    if not command:
+        startup = run_dir / "bashrc"
+        startup.write_text(f'[ -f ~/.bashrc ] && . ~/.bashrc\nPS1={shlex.quote(f"(lab {name}) ")}"$PS1"\n')
+        command = ["bash", "--rcfile", str(startup), "-i"]
+    os.execvpe("nsenter", ["nsenter", f"--net=/proc/{record.pid}/ns/net", "--", *command], environment)
+
+
+def down(name: str) -> int:
+    """End a lab, and whatever is left of it. Fine when there is none."""
+    run_dir = rundir.of(name)
+    if (holder := rundir.holder(run_dir)) is not None:
+        os.kill(holder.pid, signal.SIGTERM)
+        try:
+            wait_until(f"{holder} down", lambda: not holder.alive, timeout=DOWN_SECONDS)
+        except LabTimeout as error:
+            say(f"lab: {error}; killing it")
+            if holder.alive:
+                os.kill(holder.pid, signal.SIGKILL)
+                wait_until(f"{holder} dead", lambda: not holder.alive, timeout=10)
+    for entry in rundir.remove(run_dir):
+        say(f"ended {entry}")
+    return 0
+
+
+def leftovers() -> int:
+    """Print whatever labs left on this machine, running ones included; exit status 1 if there is anything."""
+    found = [f"run directory {run_dir}" for run_dir in rundir.existing()]
+    for run_dir in rundir.existing():
+        found += [f"process {entry} of {run_dir.name}" for entry in Ledger(run_dir).alive()]
+    found += [f"mount {point}" for point in rundir.mounts(rundir.base())]
+    # Labs name no namespaces and keep their links in one of their own: these would be mistakes.
+    named = Path("/run/netns")
+    found += [f"named network namespace {path.name}" for path in named.glob("kubeflash*")]
+    found += [f"network interface {name}" for name in links() if name in {"kf0", "kf1"}]
+    print("\n".join(found), end="\n" if found else "")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

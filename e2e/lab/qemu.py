@@ -1,0 +1,205 @@
+"""The command line of one virtual server. Pure, but for the files it names.
+
+There is no KVM where the lab runs, so everything here is chosen to be cheap under emulation (TCG).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import pcie
+from lab.errors import LabError
+from lab.image import ServerImage
+from lab.spec import ServerSpec, Ssd
+
+KERNEL_ARGUMENTS = (
+    "console=hvc0",
+    "loglevel=6",
+    "rdinit=/init",
+    "net.ifnames=0",
+    "panic=-1",  # with -no-reboot: a panic ends QEMU, so a wait for the server fails at once
+    "mitigations=off",
+    "nowatchdog",
+    "rcupdate.rcu_cpu_stall_suppress=1",  # a busy host makes a virtual CPU look stalled
+    "rcupdate.rcu_expedited=1",
+    "tsc=reliable",  # it is the host's; else Linux falls back to a clock that costs an exit a reading
+    "audit=0",
+)
+
+CPU = "max,la57=off,avx=off,avx2=off"
+"""Every page walk has a level less; vector string functions are slower than plain ones when emulated."""
+
+_SOCKET_PATH_LIMIT = 107
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of one server in the lab's run directory. They outlive its reboots.
+
+    Attributes:
+        run_dir: The lab's.
+        name: The server's.
+    """
+
+    run_dir: Path
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """Where all but the logs are."""
+        return self.run_dir / self.name
+
+    @property
+    def root_disk(self) -> Path:
+        """The server's own changes over the root image."""
+        return self.folder / "root.qcow2"
+
+    @property
+    def console_log(self) -> Path:
+        """All that was ever written to its console."""
+        return self.run_dir / "logs" / f"{self.name}-console.log"
+
+    @property
+    def console_socket(self) -> Path:
+        """A root shell."""
+        return self.folder / "console.sock"
+
+    @property
+    def monitor_socket(self) -> Path:
+        """QMP."""
+        return self.folder / "qmp.sock"
+
+    @property
+    def agent_socket(self) -> Path:
+        """The guest agent."""
+        return self.folder / "agent.sock"
+
+    @property
+    def qemu_log(self) -> Path:
+        """QEMU's own complaints."""
+        return self.run_dir / "logs" / f"{self.name}.log"
+
+    @property
+    def facts(self) -> Path:
+        """What the server is told about itself, as shell variables."""
+        return self.folder / "facts"
+
+    @property
+    def hosts(self) -> Path:
+        """Its ``/etc/hosts``."""
+        return self.folder / "hosts"
+
+    def namespace(self, ssd: Ssd, number: int) -> Path:
+        """The file behind a namespace of an SSD, numbered from 1."""
+        return self.folder / f"ssd-{ssd.serial}-n{number}.raw"
+
+    def check(self) -> None:
+        """Refuse a folder whose sockets' paths the kernel would not take.
+
+        Raises:
+            LabError: The folder's name is too long.
+        """
+        longest = max((self.console_socket, self.monitor_socket, self.agent_socket), key=lambda path: len(str(path)))
+        if len(str(longest)) > _SOCKET_PATH_LIMIT:
+            raise LabError(f"{longest}: longer than a unix socket's path may be ({_SOCKET_PATH_LIMIT} bytes)")
+
+
+def mac_address(name: str) -> str:
+    """A stable, locally administered MAC address for a server."""
+    tail = hashlib.sha256(name.encode()).digest()[:3]
+    return ":".join(f"{byte:02x}" for byte in b"\x52\x54\x00" + tail)
+
+
+def facts(spec: ServerSpec, gateway: str) -> str:
+    """What ``/etc/runit/1`` in the server reads: shell variables."""
+    system = next((ssd.serial for ssd in spec.ssds() if ssd.system), "")
+    return (
+        f"NAME={spec.name}\nADDRESS={spec.address}\nGATEWAY={gateway}\n"
+        f"MACHINE_ID={spec.machine_id}\nSYSTEM_SERIAL={system}\n"
+    )
+
+
+def hosts_file(hosts: Mapping[str, str]) -> str:
+    """``/etc/hosts`` for host name → IPv4 address."""
+    lines = ["127.0.0.1 localhost", "::1 localhost", *(f"{ip} {name}" for name, ip in hosts.items())]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def namespace_block_device(files: Files, ssd: Ssd, number: int) -> dict[str, object]:
+    """The block node behind a namespace of an SSD; serves on the command line and for ``blockdev-add``."""
+    return {
+        "node-name": pcie.block_node(ssd, number),
+        "driver": "raw",
+        "discard": "unmap",
+        "detect-zeroes": "unmap",
+        "file": {"driver": "file", "filename": str(files.namespace(ssd, number)), "discard": "unmap"},
+    }
+
+
+def command_line(
+    spec: ServerSpec, image: ServerImage, app: Path, files: Files, tap: str, plugged: Mapping[str, Ssd]
+) -> list[str]:
+    """Everything QEMU is started with.
+
+    Args:
+        spec: The server.
+        image: What it starts from.
+        app: The disk with KubeFlash's code.
+        files: Its files, which exist.
+        tap: The network interface of the host that its cable ends in.
+        plugged: Port name → the SSD in it.
+    """
+    files.check()
+    root = {
+        "node-name": "root",
+        "driver": "qcow2",
+        "discard": "unmap",
+        "cache": {"no-flush": True},  # QEMU's death loses nothing; only the host's would
+        "file": {"driver": "file", "filename": str(files.root_disk), "discard": "unmap"},
+    }
+    app_disk = {
+        "node-name": "app",
+        "driver": "raw",
+        "read-only": True,
+        "file": {"driver": "file", "filename": str(app)},
+    }
+    blocks: list[Mapping[str, object]] = [root, app_disk]
+    for ssd in plugged.values():
+        blocks += [namespace_block_device(files, ssd, number) for number in range(1, ssd.namespaces + 1)]
+    devices: list[Mapping[str, object]] = [
+        {"driver": "virtio-blk-pci", "drive": "root", "serial": "root"},
+        {"driver": "virtio-blk-pci", "drive": "app", "serial": "app"},
+        {"driver": "virtio-net-pci", "id": "cable", "netdev": "net", "mac": mac_address(spec.name), "romfile": ""},
+        {"driver": "virtio-serial-pci", "id": "ports"},
+        {"driver": "virtconsole", "chardev": "console"},
+        {"driver": "virtserialport", "chardev": "agent", "name": "org.qemu.guest_agent.0"},
+        *pcie.all_devices(spec, plugged),
+    ]
+    return [
+        "qemu-system-x86_64",
+        *("-name", spec.name, "-uuid", str(spec.uuid)),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-machine", "q35,hpet=off", "-accel", "tcg,thread=multi", "-cpu", CPU),
+        *pcie.ACPI_HOTPLUG_OFF,
+        *pcie.numa_arguments(spec),
+        *("-kernel", str(image.kernel), "-initrd", str(image.initramfs)),
+        *("-append", " ".join(KERNEL_ARGUMENTS)),
+        *("-fw_cfg", f"name=opt/kubeflash/server,file={files.facts}"),
+        *("-fw_cfg", f"name=opt/kubeflash/hosts,file={files.hosts}"),
+        *("-qmp", f"unix:{files.monitor_socket},server=on,wait=off"),
+        *("-chardev", _console(files), "-chardev", f"socket,id=agent,path={files.agent_socket},server=on,wait=off"),
+        *("-netdev", f"tap,id=net,ifname={tap},script=no,downscript=no"),
+        *(word for block in blocks for word in ("-blockdev", json.dumps(block))),
+        *(word for device in devices for word in ("-device", json.dumps(device))),
+    ]
+
+
+def _console(files: Files) -> str:
+    return (
+        f"socket,id=console,path={files.console_socket},server=on,wait=off,"
+        f"logfile={files.console_log},logappend=on"
+    )

@@ -1,0 +1,464 @@
+"""Virtual GPU servers: started, rebooted, frozen, cut off, pulled apart."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from lab import pcie, qemu
+from lab.console import attach_console as attach_console
+from lab.errors import LabError, LabTimeout, ProcessDied, tail
+from lab.guestagent import GuestAgent
+from lab.image import ServerImage
+from lab.processes import Completed, ManagedProcess, run, wait_until
+from lab.qmp import Qmp
+from lab.spec import ServerSpec, Ssd
+
+READY = "/run/kubeflash-lab/ready"
+FAILED = "/run/kubeflash-lab/failed"
+
+
+class Cables(Protocol):
+    """What a server needs of the lab's network."""
+
+    def add_tap(self, name: str) -> str:
+        """Make a network interface in the lab's bridge and return its name."""
+
+    def del_tap(self, name: str) -> None:
+        """Remove the interface."""
+
+    def set_link(self, name: str, *, up: bool) -> None:
+        """Switch the interface on or off."""
+
+
+class VirtualServer:
+    """One server. Its disks outlive reboots and power losses, as a real server's do.
+
+    Switch it on from the main thread: the kernel ends its process with the thread that started it. Everything else
+    may come from any thread.
+    """
+
+    def __init__(
+        self,
+        spec: ServerSpec,
+        *,
+        image: ServerImage,
+        app: Path,
+        run_dir: Path,
+        network: Cables,
+        hosts: Mapping[str, str],
+        gateway: str = "10.77.0.1",
+    ) -> None:
+        """Describe a server; nothing is started.
+
+        Args:
+            spec: What it is made of.
+            image: What it starts from.
+            app: The disk with KubeFlash's code; may be replaced (``server.app = …``) before the next start.
+            run_dir: The lab's; its files go to a folder of its name in it, QEMU's log to ``logs/NAME.log``.
+            network: The lab's network.
+            hosts: Host name → IPv4 address, for its ``/etc/hosts``.
+            gateway: Its default route.
+        """
+        self.spec = spec
+        self.image = image
+        self.app = app
+        self.files = qemu.Files(run_dir, spec.name)
+        self._run_dir = run_dir
+        self._network = network
+        self._hosts = dict(hosts)
+        self._gateway = gateway
+        self._ports = pcie.layout(spec).ports
+        self._plugged = dict(pcie.layout(spec).ssds)
+        self._ssds = {ssd.serial: ssd for ssd in spec.ssds()}
+        self._home = {ssd.serial: port for port, ssd in self._plugged.items()}
+        self._tap: str | None = None
+        self._process: ManagedProcess | None = None
+        self._qmp: Qmp | None = None
+        self._agent: GuestAgent | None = None
+
+    # ---- Power
+
+    @property
+    def name(self) -> str:
+        """Its host name."""
+        return self.spec.name
+
+    @property
+    def ip(self) -> str:
+        """Its IPv4 address."""
+        return self.spec.ip
+
+    @property
+    def console_log(self) -> Path:
+        """The file with all that was ever written to its console."""
+        return self.files.console_log
+
+    @property
+    def powered(self) -> bool:
+        """Whether QEMU runs; a frozen server is powered."""
+        return self._process is not None and self._process.running
+
+    def start(self) -> None:
+        """Switch it on; ``wait_ready`` waits until it has booted. Main thread only.
+
+        Raises:
+            LabError: It is on already, this is not the main thread, or its files cannot be made.
+        """
+        if self.powered:
+            raise LabError(f"{self.name} is on already")
+        self._drop_connections()
+        self._make_files()
+        if self._tap is None:
+            self._tap = self._network.add_tap(f"tap-{self.name}"[:15])
+        argv = qemu.command_line(self.spec, self.image, self.app, self.files, self._tap, self._plugged)
+        self._process = ManagedProcess(self.name, argv, run_dir=self._run_dir).start()
+        self._agent = GuestAgent(self.files.agent_socket)
+
+    def wait_ready(self, timeout: float = 120) -> float:
+        """Wait until it has booted and answers; the seconds that took.
+
+        Args:
+            timeout: Seconds to wait.
+
+        Raises:
+            LabTimeout: It has not; the message ends with its console's last lines.
+            ProcessDied: QEMU has ended.
+            LabError: A step of the boot failed.
+        """
+        began = time.monotonic()
+        agent = self._running_agent()
+        while not (agent.ping(timeout=2) and agent.run(["test", "-e", READY], check=False).exit_code == 0):
+            if not self.powered:
+                raise ProcessDied(f"{self.name}: QEMU ended while booting\n{self._last_words()}")
+            if time.monotonic() - began > timeout:
+                raise LabTimeout(f"{self.name} is not ready after {timeout:g} s\n{self._last_words()}")
+            time.sleep(0.1)
+        failures = agent.run(f"cat {FAILED} 2> /dev/null || true").stdout_text
+        if failures:
+            raise LabError(f"{self.name}: steps of its boot failed:\n{failures}")
+        return time.monotonic() - began
+
+    def reboot(self, timeout: float = 240) -> None:
+        """Shut down in order and start again, with the same disks. Main thread only.
+
+        Args:
+            timeout: Seconds for all of it.
+
+        Raises:
+            LabTimeout: It does not go down and come up in time.
+        """
+        deadline = time.monotonic() + timeout
+        self.shut_down(timeout)
+        self.start()
+        self.wait_ready(max(1.0, deadline - time.monotonic()))
+
+    def shut_down(self, timeout: float = 90) -> None:
+        """Stop the services, write everything to disk, switch off.
+
+        Raises:
+            LabTimeout: It is still on after so many seconds; the message ends with its console's last lines.
+        """
+        self.run(["runit-init", "0"])
+        try:
+            wait_until(f"{self.name} off", lambda: not self.powered, timeout=timeout)
+        except LabTimeout as error:
+            raise LabTimeout(f"{error}\n{self._last_words()}") from None
+        self._drop_connections()
+
+    def power_off_hard(self) -> None:
+        """Pull the plug: what it had not written to its disks is gone. Nothing happens if it is off."""
+        if self._process is not None:
+            self._process.stop(force=True)
+        self._drop_connections()
+
+    def close(self) -> None:
+        """Pull the plug and take its cable away; its files stay. Safe to call again."""
+        self.power_off_hard()
+        if self._tap is not None:
+            self._network.del_tap(self._tap)
+            self._tap = None
+
+    def freeze(self) -> None:
+        """Stop its processors, and its clocks with them: for its processes no time passes until ``thaw``."""
+        self._monitor().execute("stop")
+
+    def thaw(self) -> None:
+        """Let its processors go on, and set its wall clock to the host's."""
+        self._monitor().execute("cont")
+        self._running_agent().set_clock()
+
+    # ---- Commands and files
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout: float = 60,
+        input: bytes | None = None,  # noqa: A002 - named as in subprocess
+        check: bool = True,
+        env: Mapping[str, str] | None = None,
+    ) -> Completed:
+        """Run a command in it as root, without its network: see `GuestAgent.run`."""
+        try:
+            return self._running_agent().run(command, timeout=timeout, input=input, check=check, env=env)
+        except LabError as error:
+            error.add_note(f"(on {self.name})")
+            raise
+
+    def put_file(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        """Write a file in it, whole or not at all: see `GuestAgent.put_file`."""
+        self._running_agent().put_file(path, data, mode)
+
+    def get_file(self, path: str) -> bytes:
+        """Read a regular file in it: see `GuestAgent.get_file`."""
+        return self._running_agent().get_file(path)
+
+    # ---- Services
+
+    def service(self, name: str, script: str, *, timeout: float = 30) -> None:
+        """Install, or replace, a service and wait until it runs. It is restarted when it ends, and at every boot.
+
+        Args:
+            name: A word; its output is appended to ``/var/log/NAME.log``.
+            script: For ``/bin/sh``; ends with ``exec COMMAND`` so that signals reach the command.
+            timeout: Seconds to wait (the supervisor looks for new services every 5).
+
+        Raises:
+            CommandError: It does not start.
+        """
+        run_file = f"#!/bin/sh\nexec >> /var/log/{name}.log 2>&1\n{script.rstrip()}\n"
+        replaced = self.run(["test", "-e", f"/etc/service/{name}/run"], check=False).exit_code == 0
+        self.put_file(f"/etc/service/{name}/run", run_file.encode(), 0o755)
+        self.run(["wait-service", name, str(int(timeout))], timeout=timeout + 30)
+        if replaced:
+            self.run(["sv", "-w", "20", "restart", name])
+
+    def service_start(self, name: str) -> None:
+        """Start a stopped service and wait until it runs.
+
+        Raises:
+            CommandError: It does not.
+        """
+        self.run(["sv", "-w", "20", "start", name])
+
+    def service_stop(self, name: str, *, timeout: float = 30) -> None:
+        """Stop a service: SIGTERM, and SIGKILL when the time is up. It stays down until it is started, or a boot.
+
+        Raises:
+            CommandError: It needed SIGKILL.
+        """
+        self.run(["sv", "-w", str(int(timeout)), "force-stop", name], timeout=timeout + 30)
+
+    def service_kill(self, name: str, signal: str = "KILL") -> None:
+        """Send a signal to a service; its supervisor starts it again, a second later at the earliest.
+
+        Raises:
+            CommandError: It does not run.
+        """
+        self.run(f'kill -{signal} "$(cat /etc/service/{name}/supervise/pid)"')
+
+    def service_pid(self, name: str) -> int | None:
+        """Process id of a service, or None while it does not run."""
+        pid = self.run(f"cat /etc/service/{name}/supervise/pid").stdout_text.strip()
+        return int(pid) if pid else None
+
+    def service_log(self, name: str) -> str:
+        """All that a service has printed."""
+        return self.get_file(f"/var/log/{name}.log").decode(errors="replace")
+
+    # ---- Cables and SSDs
+
+    def cut_cable(self, *, noticed: bool = False) -> None:
+        """Cut its network cable.
+
+        Args:
+            noticed: Whether its network card notices (no carrier); else frames vanish behind a switch.
+        """
+        self._network.set_link(self._cable(), up=False)
+        if noticed:
+            self._monitor().execute("set_link", arguments={"name": "cable", "up": False})
+
+    def mend_cable(self) -> None:
+        """Undo ``cut_cable``, however it was cut."""
+        self._network.set_link(self._cable(), up=True)
+        if self.powered:
+            self._monitor().execute("set_link", arguments={"name": "cable", "up": True})
+
+    def plugged(self) -> dict[str, str]:
+        """Serial number → port of every SSD that is in it now."""
+        return {ssd.serial: port for port, ssd in self._plugged.items()}
+
+    def unplug_ssd(self, serial: str, *, surprise: bool = True, timeout: float = 60) -> None:
+        """Pull an SSD out. Its content stays for ``plug_ssd``. Works on a server that is off, too.
+
+        Args:
+            serial: Which one.
+            surprise: Whether it vanishes under its driver, which cannot write anything to it any more; else the slot
+                is switched off in order first (writing ``power`` in ``/sys/bus/pci/slots``).
+            timeout: Seconds to wait until it is gone.
+
+        Raises:
+            LabError: There is no such SSD in the server.
+            LabTimeout: The slot does not let it go.
+        """
+        port = self.plugged().get(serial)
+        if port is None:
+            raise LabError(f"{self.name} has no SSD {serial}; it has {', '.join(sorted(self.plugged())) or 'none'}")
+        if self.powered:
+            monitor = self._monitor()
+            monitor.forget_events()
+            how = "surprise" if surprise else "orderly"
+            self.run(["pull-ssd", str(self._ports[port].slot), how], timeout=timeout)
+            device = pcie.ssd_id(serial)
+            monitor.wait_event("DEVICE_DELETED", lambda data: data.get("device") == device, timeout)
+        del self._plugged[port]
+
+    def plug_ssd(self, serial: str, *, port: str | None = None, size: int = 2 << 30, timeout: float = 60) -> None:
+        """Put an SSD in and wait until it works. Works on a server that is off, too, without the wait.
+
+        Args:
+            serial: One that was pulled out of this server, with its content; or a new serial number for a blank one.
+            port: The name of the port, as in the specification; the one it came from when None.
+            size: Bytes of a blank one.
+            timeout: Seconds to wait for it.
+
+        Raises:
+            LabError: There is no such port, or it is taken.
+            CommandError: The server's driver does not take it in time.
+        """
+        place = port or self._home.get(serial)
+        if place is None or place not in self._ports:
+            free = sorted(set(self._ports) - set(self._plugged))
+            raise LabError(f"{self.name}: no port {place} for SSD {serial}; free: {', '.join(free) or 'none'}")
+        if place in self._plugged:
+            raise LabError(f"{self.name}: port {place} holds SSD {self._plugged[place].serial}")
+        ssd = self._ssds.setdefault(serial, Ssd(name=place, serial=serial, size=size))
+        self._home[serial] = place
+        self._make_ssd(ssd)
+        if self.powered:
+            self._add_ssd(ssd, place, timeout)
+        self._plugged[place] = ssd
+
+    # ---- For whoever looks into a failure
+
+    def save_failure(self, folder: Path) -> None:
+        """Keep what tells why something failed: the console, QEMU's log, and the server's logs if it answers.
+
+        Args:
+            folder: A folder of the server's name is made in it.
+        """
+        target = folder / self.name
+        target.mkdir(parents=True, exist_ok=True)
+        for path in (self.files.console_log, self.files.qemu_log):
+            if path.exists():
+                shutil.copy(path, target)
+        if not self.powered:
+            return
+        agent = self._running_agent()
+        for name, command in _EVIDENCE.items():
+            try:
+                text = agent.run(command, timeout=20, check=False).stdout
+            except LabError as error:
+                text = f"could not be had: {error}\n".encode()
+            (target / name).write_bytes(text)
+            if text.startswith(b"could not be had"):
+                break
+
+    # ---- Inside
+
+    def _make_files(self) -> None:
+        for folder in (self.files.folder, self.files.console_log.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.files.facts.write_text(qemu.facts(self.spec, self._gateway))
+        self.files.hosts.write_text(qemu.hosts_file(self._hosts))
+        for path in (self.files.monitor_socket, self.files.agent_socket, self.files.console_socket):
+            path.unlink(missing_ok=True)
+        if not self.files.root_disk.exists():
+            base = ["-F", "raw", "-b", str(self.image.disk)]
+            run(["qemu-img", "create", "-q", "-f", "qcow2", *base, str(self.files.root_disk)], timeout=60)
+        for ssd in self._plugged.values():
+            self._make_ssd(ssd)
+
+    def _make_ssd(self, ssd: Ssd) -> None:
+        for number in range(1, ssd.namespaces + 1):
+            path = self.files.namespace(ssd, number)
+            if not path.exists():
+                with path.open("xb") as file:
+                    file.truncate(ssd.size)
+
+    def _add_ssd(self, ssd: Ssd, port: str, timeout: float) -> None:
+        monitor = self._monitor()
+        nodes = {node.get("node-name") for node in monitor.execute("query-named-block-nodes")}
+        for number in range(1, ssd.namespaces + 1):
+            if pcie.block_node(ssd, number) not in nodes:
+                monitor.execute("blockdev-add", arguments=qemu.namespace_block_device(self.files, ssd, number))
+        for device in pcie.ssd_devices(ssd, self._ports[port].bus):
+            monitor.execute("device_add", arguments=device)
+        self.run(["wait-ssd", ssd.serial, str(ssd.namespaces), str(int(timeout))], timeout=timeout + 30)
+
+    def _cable(self) -> str:
+        if self._tap is None:
+            raise LabError(f"{self.name} has no cable: start it first")
+        return self._tap
+
+    def _running_agent(self) -> GuestAgent:
+        if self._agent is None:
+            raise LabError(f"{self.name} is off")
+        return self._agent
+
+    def _monitor(self) -> Qmp:
+        if not self.powered:
+            raise LabError(f"{self.name} is off")
+        if self._qmp is None:
+            self._qmp = Qmp(self.files.monitor_socket)
+        return self._qmp
+
+    def _drop_connections(self) -> None:
+        if self._qmp is not None:
+            self._qmp.close()
+        if self._agent is not None:
+            self._agent.close()
+        self._qmp = self._agent = None
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(FileNotFoundError):
+            text = self.console_log.read_bytes()[-32_768:].decode(errors="replace")
+            return f"its console {self.console_log} ends:\n{tail(text)}\n{self._qemu_said()}"
+        return self._qemu_said()
+
+    def _qemu_said(self) -> str:
+        return "" if self._process is None else f"QEMU said:\n{self._process.log_tail()}"
+
+
+_EVIDENCE = {
+    "dmesg.txt": "dmesg",
+    "processes.txt": "ps axfo pid,ppid,stat,wchan:24,etime,args",
+    "devices.txt": "lsblk -o NAME,SIZE,SERIAL,FSTYPE,PARTLABEL,MOUNTPOINTS; lspci -tv; mount; nvme list-subsys",
+    "services.txt": "sv status /etc/service/*",
+    "logs.txt": "tail -n 1000 /var/log/*.log",
+}
+"""Files that ``save_failure`` writes, and the commands whose output goes there."""
+
+
+def start_all(servers: Iterable[VirtualServer], timeout: float = 180) -> None:
+    """Switch several servers on at once and wait until every one has booted. Main thread only.
+
+    Args:
+        servers: Those that are on already are waited for, too.
+        timeout: Seconds for all of them.
+
+    Raises:
+        LabError: See `VirtualServer.start` and `VirtualServer.wait_ready`.
+    """
+    deadline = time.monotonic() + timeout
+    all_servers = list(servers)
+    for server in all_servers:
+        if not server.powered:
+            server.start()
+    for server in all_servers:
+        server.wait_ready(max(1.0, deadline - time.monotonic()))

@@ -1,0 +1,170 @@
+"""Ending a connection without losing data: refused while anybody holds the device, flushed, waited for.
+
+The kernel's delete takes 2-3 s for an unreachable server while the state is `connecting`, and 31-62 s while it is still
+`live`: so, where a flush does not come back, the state is waited for first (keep-alive notices a loss in 6-8 s).
+
+The device is held exclusively from before the check until it is deleted, so that nobody mounts it in between.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from kubeflash.domain.fabric import Connection
+from kubeflash.host.holders import holders, in_words
+from kubeflash.host.initiator import find
+from kubeflash.host.initiator_errors import DeviceHeld, DisconnectFailed, FlushFailed, InitiatorError
+from kubeflash.host.root import HostRoot
+
+_POLL = 0.05  # seconds
+_FLUSH_END = 5.0  # seconds for a flush to fail once its controller is deleted
+
+
+class _Aside:
+    """A call in a thread of its own, which may hang in the kernel. It does not keep the process alive."""
+
+    def __init__(self, name: str, call: Callable[[], None]) -> None:
+        self.error: OSError | None = None
+        self._call = call
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._call()
+        except OSError as error:
+            self.error = error
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def ended_within(self, seconds: float) -> bool:
+        self._thread.join(seconds)
+        return not self.running
+
+
+def disconnect(root: HostRoot, nqn: str, *, timeout: float = 60.0) -> None:
+    """Ends all connections with exactly this NQN, and returns when sysfs lists them no more. Idempotent.
+
+    Args:
+        root: the machine.
+        nqn: the subsystem.
+        timeout: limit in seconds for all of it.
+
+    Raises:
+        DeviceHeld: when somebody uses the device; says who. Nothing was done.
+        FlushFailed: when the server is there and did not confirm what was written, or in time. Nothing was done.
+        DisconnectFailed: when a connection is still there afterwards.
+    """
+    deadline = time.monotonic() + timeout
+    found = find(root, nqn)
+    if not found:
+        return
+    guards: dict[str, int] = {}
+    flushes: list[_Aside] = []
+    try:
+        for device in sorted({item.device for item in found if item.device}):
+            fd = _guard(root, device)
+            if fd is not None:
+                guards[device] = fd
+        for device, fd in guards.items():
+            flushes.append(_flush(root, nqn, fd, device, deadline))
+        _delete(root, nqn, found, deadline)
+    finally:
+        # deleting ends a hanging flush; a descriptor that one still uses must not become another file's number
+        if all(flush.ended_within(_FLUSH_END) for flush in flushes):
+            for fd in guards.values():
+                os.close(fd)
+    _await_gone(root, nqn, found, deadline)
+
+
+def _guard(root: HostRoot, device: str) -> int | None:
+    """Opens a device exclusively, proven to be unused; None when its node is gone already."""
+    node = root.path / device.lstrip("/")
+    try:
+        fd = os.open(node, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
+            return None
+        if error.errno == errno.EBUSY:
+            raise DeviceHeld(f"{device} is {in_words(holders(root, node))}: not disconnected") from error
+        raise InitiatorError(f"{device} cannot be opened before it is disconnected: {error.strerror}") from error
+    try:
+        who = in_words(holders(root, node, probe=False))
+    except BaseException:
+        os.close(fd)
+        raise
+    if who:
+        os.close(fd)
+        raise DeviceHeld(f"{device} is {who}: not disconnected")
+    return fd
+
+
+def _flush(root: HostRoot, nqn: str, fd: int, device: str, deadline: float) -> _Aside:
+    """Makes everything written durable. The flush may still hang afterwards, when its server is gone.
+
+    Nobody uses the device, so the page cache holds nothing of it that is not written, and a server that is gone has
+    what it had confirmed. A server that is there and does not confirm is another matter.
+    """
+    flush = _Aside(f"flush {device}", lambda: os.fsync(fd))
+    while flush.running and _is_live(root, nqn):
+        if time.monotonic() >= deadline:
+            raise FlushFailed(f"{device} did not confirm what was written to it, though it is connected: try again")
+        time.sleep(_POLL)
+    if flush.error is not None and _is_live(root, nqn):
+        raise FlushFailed(f"{device} lost what was written to it last: {flush.error.strerror}") from flush.error
+    return flush
+
+
+def _is_live(root: HostRoot, nqn: str) -> bool:
+    return any(item.state == "live" for item in find(root, nqn))
+
+
+def _delete(root: HostRoot, nqn: str, found: tuple[Connection, ...], deadline: float) -> None:
+    for item in found:
+        folder = root.sys / "class" / "nvme" / f"nvme{item.instance}"
+        if _text(folder / "subsysnqn") != nqn:
+            continue  # gone by itself; the number may be another's by now
+        deleting = _Aside(f"delete nvme{item.instance}", partial(_write, folder / "delete_controller"))
+        while deleting.running:
+            if time.monotonic() >= deadline:
+                state = _text(folder / "state") or "gone"
+                raise DisconnectFailed(f"nvme{item.instance} ({nqn}) is not deleted in time; its state is {state}")
+            time.sleep(_POLL)
+        if deleting.error is not None and deleting.error.errno not in (errno.ENOENT, errno.ENODEV):
+            reason = deleting.error.strerror
+            raise DisconnectFailed(f"nvme{item.instance} ({nqn}) cannot be deleted: {reason}") from deleting.error
+
+
+def _write(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, b"1")
+    finally:
+        os.close(fd)
+
+
+def _text(path: Path) -> str:
+    with suppress(OSError):  # gone meanwhile
+        return path.read_text().strip()
+    return ""
+
+
+def _await_gone(root: HostRoot, nqn: str, found: tuple[Connection, ...], deadline: float) -> None:
+    """Waits until neither the connections nor their block devices are listed."""
+    while True:
+        left = find(root, nqn)
+        mine = {item.instance for item in found}
+        if not any(item.instance in mine for item in left):
+            return
+        if time.monotonic() >= deadline:
+            raise DisconnectFailed(f"{nqn} is still connected after it was deleted: {left}")
+        time.sleep(_POLL)

@@ -1,0 +1,209 @@
+"""Building an export: one function for each step, in the order of the contract (see the package)."""
+
+from __future__ import annotations
+
+import errno
+from uuid import UUID
+
+from kubeflash.domain.dhchap import DhchapKeys
+from kubeflash.domain.dhchap import check as check_key
+from kubeflash.domain.fabric import Portal
+from kubeflash.host.nvmet import tree
+from kubeflash.host.nvmet.configfs import Configfs
+from kubeflash.host.nvmet.errors import (
+    AddressNotUp,
+    DeviceMissing,
+    DeviceRefused,
+    KeyRefusedByKernel,
+    NvmetError,
+    ObjectDiffers,
+    ObjectMissing,
+    OutOfOrder,
+    PortTaken,
+    ReadBackDiffers,
+    TransportMissing,
+)
+from kubeflash.host.nvmet.tree import with_remedy
+
+HASH = "hmac(sha512)"
+DH_GROUP = "ffdhe2048"
+SERIAL_LENGTH = 20
+MODEL_LENGTH = 40
+_SECRET = 0o600
+
+
+def create_host(fs: Configfs, host_nqn: str, keys: DhchapKeys) -> None:
+    """A host with its keys, readable by root alone before the first of them is written.
+
+    Raises:
+        ObjectDiffers: when it has other keys: they are never changed in place, the host must be removed first.
+        KeyRefusedByKernel: when the kernel does not take them.
+    """
+    for key in (keys.host, keys.controller):
+        try:
+            check_key(key)
+        except ValueError as error:
+            raise KeyRefusedByKernel(f"keys of {host_nqn}: {error}") from error
+    path = tree.host(host_nqn)
+    tree.make(fs, path)
+    secrets = {f"{path}/dhchap_key": keys.host, f"{path}/dhchap_ctrl_key": keys.controller}
+    for file in secrets:
+        with tree.kernel(f"{file} cannot be hidden from others", {errno.ENOENT: _no_authentication}):
+            fs.chmod(file, _SECRET)
+            mode = fs.mode(file)
+        if mode != _SECRET:
+            raise ReadBackDiffers(f"{file} was given mode 0600 and has {mode:04o}: no key is written there")
+    for file, key in secrets.items():
+        _write_secret(fs, file, key)
+    refused = {errno.EINVAL: with_remedy(KeyRefusedByKernel, "this kernel has no such algorithm, see dmesg")}
+    tree.attribute(fs, f"{path}/dhchap_hash", HASH, refused)
+    tree.attribute(fs, f"{path}/dhchap_dhgroup", DH_GROUP, refused)
+
+
+def _no_authentication(what: str) -> NvmetError:
+    return KeyRefusedByKernel(f"{what}: this kernel has no NVMe authentication (CONFIG_NVME_TARGET_AUTH)")
+
+
+def _write_secret(fs: Configfs, file: str, key: str) -> None:
+    """Writes a key; no message ever holds it."""
+    with tree.kernel(f"{file} cannot be read"):
+        present = fs.read(file).strip()
+    if present == key:
+        return
+    if present:
+        raise ObjectDiffers(f"{file} holds another key: keys are not changed in place, remove the host first")
+    with tree.kernel(f"{file} cannot be written", {errno.EINVAL: KeyRefusedByKernel, errno.ENOKEY: KeyRefusedByKernel}):
+        fs.write(file, key)
+        present = fs.read(file).strip()
+    if present != key:
+        raise ReadBackDiffers(f"{file} was written and does not read back")
+
+
+def create_subsystem(fs: Configfs, nqn: str, *, serial: str, model: str) -> None:
+    """A subsystem that nobody may connect to yet.
+
+    Raises:
+        NvmetError: when serial or model are too long for NVMe.
+        ObjectDiffers: when it is there with others.
+    """
+    if not 0 < len(serial) <= SERIAL_LENGTH or not 0 < len(model) <= MODEL_LENGTH:
+        raise NvmetError(f"serial {serial!r} or model {model!r} is longer than {SERIAL_LENGTH} or {MODEL_LENGTH}")
+    path = tree.subsystem(nqn)
+    tree.make(fs, path)
+    differs = {errno.EINVAL: with_remedy(ObjectDiffers, "somebody was connected to it already: fence it first")}
+    tree.attribute(fs, f"{path}/attr_allow_any_host", "0")
+    tree.attribute(fs, f"{path}/attr_serial", serial)
+    tree.attribute(fs, f"{path}/attr_model", model, differs)
+
+
+def allow_host(fs: Configfs, nqn: str, host_nqn: str) -> None:
+    """Puts a host on a subsystem's allow-list.
+
+    Raises:
+        ObjectMissing: when one of them is not there.
+    """
+    tree.make_link(
+        fs,
+        tree.host(host_nqn),
+        f"{tree.subsystem(nqn)}/allowed_hosts/{tree.name(host_nqn)}",
+        {errno.EINVAL: with_remedy(ObjectDiffers, "the subsystem allows any host; attr_allow_any_host must be 0")},
+    )
+
+
+def add_namespace(fs: Configfs, nqn: str, nsid: int, *, device: str, uuid: str) -> None:
+    """A namespace on a block device, not enabled yet; `device` is not opened before it is.
+
+    A namespace that is not enabled may be given another device: an SSD that was put back has a new name.
+
+    Raises:
+        ObjectDiffers: when it is enabled with another device or UUID.
+    """
+    path = tree.namespace(nqn, nsid)
+    wanted = str(UUID(uuid))
+    tree.make(fs, path)
+    tree.attribute(fs, f"{path}/device_uuid", wanted)
+    tree.attribute(fs, f"{path}/device_nguid", wanted)
+    tree.attribute(fs, f"{path}/device_path", device)
+
+
+def enable_namespace(fs: Configfs, nqn: str, nsid: int) -> None:
+    """Opens the namespace's device, which may take as long as the device does, and reads back.
+
+    Raises:
+        DeviceMissing: when the device is not there.
+        DeviceRefused: when it cannot be opened.
+        OutOfOrder: when it has no UUID yet.
+    """
+    path = tree.namespace(nqn, nsid)
+    with tree.kernel(f"{path} cannot be read", {errno.ENOENT: ObjectMissing}):
+        uuid, device = fs.read(f"{path}/device_uuid").strip(), fs.read(f"{path}/device_path").strip()
+    if not UUID(uuid).int or not device.startswith("/"):
+        raise OutOfOrder(f"{path} has UUID {uuid} and device {device!r}: set both before it is enabled")
+    missing = with_remedy(DeviceMissing, f"the device {device} is not there: was the SSD pulled out?")
+    refused = with_remedy(DeviceRefused, f"the device {device} cannot be opened for export, see dmesg")
+    errors = dict.fromkeys((errno.ENOENT, errno.ENXIO, errno.ENODEV), missing)
+    errors |= dict.fromkeys((errno.EBUSY, errno.EACCES, errno.EPERM, errno.EIO, errno.EINVAL), refused)
+    tree.attribute(fs, f"{path}/enable", "1", errors)
+
+
+def revalidate_size(fs: Configfs, nqn: str, nsid: int) -> None:
+    """Makes the consumer see a grown device at once.
+
+    Raises:
+        OutOfOrder: when the namespace is not enabled.
+    """
+    path = tree.namespace(nqn, nsid)
+    with tree.kernel(f"{path} cannot be told of its new size", {errno.EINVAL: OutOfOrder, errno.ENOENT: ObjectMissing}):
+        fs.write(f"{path}/revalidate_size", "1")
+
+
+def create_port(fs: Configfs, number: int, portal: Portal) -> None:
+    """A port that does not listen yet.
+
+    Raises:
+        ObjectDiffers: when it is there, linked, with another address.
+    """
+    if not 1 <= number <= 65535:
+        raise NvmetError(f"{number} cannot be the number of a port")
+    path = tree.port(number)
+    tree.make(fs, path)
+    tree.attribute(fs, f"{path}/addr_trtype", portal.transport)
+    tree.attribute(fs, f"{path}/addr_adrfam", "ipv6" if ":" in portal.address else "ipv4")
+    tree.attribute(fs, f"{path}/addr_traddr", portal.address)
+    tree.attribute(fs, f"{path}/addr_trsvcid", str(portal.port))
+
+
+def link(fs: Configfs, number: int, nqn: str) -> None:
+    """Links a subsystem to a port: it listens from here on. Refused before all else of the export is in place.
+
+    Raises:
+        OutOfOrder: when no host is allowed, any host is, or a namespace is missing or not enabled.
+        PortTaken: when somebody else listens on that address and port number.
+        AddressNotUp: when no interface has the address.
+        TransportMissing: when the transport's kernel module is not loaded.
+    """
+    _must_be_whole(fs, nqn)
+    where = "see which by `ss -tlnp`, and in ports/*/addr_trsvcid"
+    tree.make_link(
+        fs,
+        tree.subsystem(nqn),
+        f"{tree.port(number)}/subsystems/{tree.name(nqn)}",
+        {
+            errno.EADDRINUSE: with_remedy(PortTaken, f"somebody else listens there: {where}"),
+            errno.EADDRNOTAVAIL: with_remedy(AddressNotUp, "no interface has this address: is the link up?"),
+            errno.EINVAL: with_remedy(TransportMissing, "`modprobe nvmet-tcp` (or -rdma), see dmesg"),
+        },
+    )
+
+
+def _must_be_whole(fs: Configfs, nqn: str) -> None:
+    path = tree.subsystem(nqn)
+    with tree.kernel(f"{path} cannot be read", {errno.ENOENT: ObjectMissing}):
+        open_to_all = fs.read(f"{path}/attr_allow_any_host").strip() != "0"
+        hosts = fs.listdir(f"{path}/allowed_hosts")
+        enabled = [fs.read(f"{path}/namespaces/{nsid}/enable").strip() for nsid in fs.listdir(f"{path}/namespaces")]
+    if open_to_all or not hosts or not enabled or set(enabled) != {"1"}:
+        raise OutOfOrder(
+            f"{nqn} is not whole (any host: {open_to_all}, hosts: {len(hosts)}, namespaces enabled: {enabled}): "
+            "linked now, it would turn its consumer away for good"
+        )

@@ -1,0 +1,612 @@
+"""What KubeFlash relies on of disks: the same checks on a loop device here and on an NVMe SSD in a virtual server.
+
+Each `contract_*` gets the machine and a blank disk of at least 200 MiB that it may do anything with. Standard library
+and kubeflash only: this runs in a virtual server without pytest (`run_in_guest.py`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+from kubeflash.domain.disk import LABEL_TYPE, MIB, VOLUME_TYPE, Label, Partition
+from kubeflash.host import blank, claim, gpt, partitions, wipe
+from kubeflash.host.blockdev import DeviceBusy, disk_lock, size_bytes
+from kubeflash.host.holders import holders, in_words
+from kubeflash.host.partitions import PartitionHeld, kernel_partitions
+from kubeflash.host.root import HostRoot
+
+OWNER = Label("11111111-2222-4333-8444-555555555555", "4c4c4544-0042-3510-8052-b4c04f4d5931", "serial:S1-ns1")
+GUID = OWNER.disk_guid
+
+
+class Skipped(Exception):
+    """A contract cannot run on this machine; says why."""
+
+
+def raises(kind: type[Exception], call: Callable[[], object]) -> Exception:
+    """The error of that type that a call raises."""
+    try:
+        call()
+    except kind as error:
+        return error
+    raise AssertionError(f"{kind.__name__} was not raised")
+
+
+def reset(root: HostRoot, disk: Path) -> None:
+    """Makes a disk blank, whatever a contract left on it."""
+    for part in kernel_partitions(root, disk.name):
+        subprocess.run(["partx", "-d", "--nr", str(part.number), str(disk)], check=True)
+    with disk_lock(disk):
+        fd = os.open(disk, os.O_WRONLY)
+        try:
+            fcntl.ioctl(fd, 0x127F, struct.pack("QQ", 0, size_bytes(root, disk)))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def poke(device: Path, offset: int, content: bytes) -> None:
+    """Writes bytes anywhere, as a stranger would."""
+    with disk_lock(device) if not device.name[-2:-1] == "p" else _nothing():
+        fd = os.open(device, os.O_WRONLY)
+        try:
+            os.pwrite(fd, content, offset)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def settle() -> None:
+    """Lets udev look at what was changed behind its back."""
+    if shutil.which("udevadm"):
+        subprocess.run(["udevadm", "settle", "--timeout=20"], check=False)
+
+
+@contextmanager
+def opener(path: Path, flags: str = "os.O_RDONLY") -> Iterator[int]:
+    """A process that has a device open; yields its pid."""
+    code = f"import os,sys\nos.open({str(path)!r}, {flags})\nprint('open', flush=True)\nsys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"open\n"
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+@contextmanager
+def mounted(device: Path, *unshare: str) -> Iterator[Path]:
+    """A fresh ext4 on the device, mounted; in a namespace of its own with `unshare` before the command."""
+    if not shutil.which("mkfs.ext4"):
+        raise Skipped("mkfs.ext4 is not installed")
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(device)], check=True)
+    folder = Path(tempfile.mkdtemp())
+    try:
+        if unshare:
+            script = f"mount {device} {folder} && echo mounted && cat"
+            with subprocess.Popen(
+                [*unshare, "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            ) as process:
+                assert process.stdout is not None
+                assert process.stdout.readline() == b"mounted\n"
+                assert process.stdin is not None
+                try:
+                    yield folder
+                finally:
+                    process.stdin.close()
+                    process.wait()
+        else:
+            subprocess.run(["mount", str(device), str(folder)], check=True)
+            try:
+                yield folder
+            finally:
+                subprocess.run(["umount", str(folder)], check=True)
+    finally:
+        folder.rmdir()
+
+
+def volume(number: int = 2, start: int = 2 * MIB, size: int = 16 * MIB) -> Partition:
+    """A volume's partition with a new id."""
+    ident = str(uuid4())
+    return Partition(number, start, size, ident, ident, VOLUME_TYPE)
+
+
+def yes() -> None:
+    """A check that passes."""
+
+
+def claimed(root: HostRoot, disk: Path) -> None:
+    """A disk that is KubeFlash's."""
+    claim.create_table(root, disk, OWNER, check=yes)
+
+
+def findings(root: HostRoot, disk: Path) -> str:
+    """What the examination found, in one line."""
+    return "; ".join(blank.examine(root, disk).findings)
+
+
+# --- blankness ---
+
+
+def contract_blank_disk_is_blank(root: HostRoot, disk: Path) -> None:
+    assert findings(root, disk) == ""
+    assert gpt.read_table(disk) is None
+
+
+def contract_signatures_are_found(root: HostRoot, disk: Path) -> None:
+    makers = {"ext4": ["mkfs.ext4", "-q", "-F"], "swap": ["mkswap"], "xfs": ["mkfs.xfs", "-q", "-f"]}
+    done = 0
+    for kind, argv in makers.items():
+        if shutil.which(argv[0]) and (kind != "xfs" or size_bytes(root, disk) >= 300 * MIB):
+            subprocess.run([*argv, str(disk)], check=True, capture_output=True)
+            settle()
+            assert f"it has a {kind} signature" in findings(root, disk), kind
+            reset(root, disk)
+            done += 1
+    assert done
+
+
+def contract_tables_are_found(root: HostRoot, disk: Path) -> None:
+    for kind in ("gpt", "dos"):
+        script = f"label: {kind}\n"
+        subprocess.run(["sfdisk", "-q", "--no-reread", str(disk)], input=script.encode(), check=True)
+        settle()
+        assert f"{kind} signature" in findings(root, disk)
+        if kind == "gpt":
+            poke(disk, 0, bytes(MIB))  # only its backup is left: blkid sees nothing
+            assert "gpt signature" in findings(root, disk)
+        reset(root, disk)
+
+
+def contract_partitions_are_found(root: HostRoot, disk: Path) -> None:
+    claimed(root, disk)
+    assert f"it has partition {disk.name}p1" in findings(root, disk)
+
+
+def contract_data_without_signature_is_found(root: HostRoot, disk: Path) -> None:
+    size = size_bytes(root, disk)
+    for offset in (0, MIB - 1, size - MIB, size - 1):
+        poke(disk, offset, b"x")
+        assert "data without a known signature" in findings(root, disk), offset
+        reset(root, disk)
+    poke(disk, size // 3, b"x" * (size // 32))
+    assert "data without a known signature at byte" in findings(root, disk)
+
+
+def contract_cached_zeroes_do_not_hide_data(root: HostRoot, disk: Path) -> None:
+    fd = os.open(disk, os.O_RDONLY)
+    try:
+        assert not any(os.pread(fd, MIB, 0))  # now the page cache holds zeroes
+        direct = os.open(disk, os.O_WRONLY | os.O_DIRECT)
+        os.close(direct)
+        poke(disk, 4096, b"y" * 4096)
+        assert findings(root, disk)
+    finally:
+        os.close(fd)
+
+
+def contract_a_missing_device_is_not_blank(root: HostRoot, disk: Path) -> None:
+    del disk
+    assert "cannot be examined" in findings(root, root.dev / "no-such-disk")
+    assert "cannot be examined" in findings(root, root.dev / "null")
+
+
+# --- holders ---
+
+
+def contract_nobody_holds_a_fresh_disk(root: HostRoot, disk: Path) -> None:
+    settle()
+    assert holders(root, disk) == ()
+
+
+def contract_mount_is_seen(root: HostRoot, disk: Path) -> None:
+    with mounted(disk) as folder:
+        assert f"mounted at {folder}" in in_words(holders(root, disk))
+        assert f"it is mounted at {folder}" in findings(root, disk)
+
+
+def contract_mount_in_another_namespace_is_seen(root: HostRoot, disk: Path) -> None:
+    with mounted(disk, "unshare", "-m") as folder:
+        words = in_words(holders(root, disk))
+        assert f"mounted at {folder} in the mount namespace of " in words, words
+
+
+def contract_bare_open_is_seen(root: HostRoot, disk: Path) -> None:
+    with opener(disk) as pid:
+        (found,) = holders(root, disk)
+        assert (found.kind, found.pid) == ("process", pid)
+        assert found.who.startswith("open in python")
+        assert f"(pid {pid})" in findings(root, disk)
+
+
+def contract_open_by_another_node_is_seen(root: HostRoot, disk: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        node = Path(folder) / "other"
+        os.mknod(node, 0o600 | 0o060000, disk.stat().st_rdev)
+        try:
+            with opener(node) as pid:
+                assert [item.pid for item in holders(root, disk)] == [pid]
+        except PermissionError as error:
+            raise Skipped(f"{folder} is mounted nodev") from error
+
+
+def contract_generic_character_device_is_seen(root: HostRoot, disk: Path) -> None:
+    node = root.dev / disk.name.replace("nvme", "ng", 1)
+    if not disk.name.startswith("nvme") or not node.exists():
+        raise Skipped("not an NVMe namespace")
+    with opener(node) as pid:
+        assert [item.pid for item in holders(root, disk)] == [pid]
+
+
+def contract_exclusive_open_is_seen(root: HostRoot, disk: Path) -> None:
+    with opener(disk, "os.O_RDONLY | os.O_EXCL"):
+        assert {item.kind for item in holders(root, disk)} == {"process", "exclusive"}
+
+
+def contract_loop_device_is_seen(root: HostRoot, disk: Path) -> None:
+    result = subprocess.run(["losetup", "-f", "--show", str(disk)], capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise Skipped(f"no loop devices: {result.stderr}")
+    loop = result.stdout.strip()
+    try:
+        assert f"behind loop device {loop}" in in_words(holders(root, disk))
+    finally:
+        subprocess.run(["losetup", "-d", loop], check=True)
+
+
+def contract_swap_is_seen(root: HostRoot, disk: Path) -> None:
+    subprocess.run(["mkswap", str(disk)], check=True, capture_output=True)
+    if subprocess.run(["swapon", str(disk)], check=False, capture_output=True).returncode != 0:
+        raise Skipped("swapon is refused here")
+    try:
+        assert "used as swap" in in_words(holders(root, disk))
+    finally:
+        subprocess.run(["swapoff", str(disk)], check=True)
+
+
+def contract_device_mapper_is_seen(root: HostRoot, disk: Path) -> None:
+    if not shutil.which("dmsetup"):
+        raise Skipped("dmsetup is not installed")
+    table = f"0 2048 linear {disk} 0"
+    made = subprocess.run(["dmsetup", "create", "contract", "--table", table], check=False, capture_output=True)
+    if made.returncode != 0:
+        raise Skipped("this kernel has no device-mapper")
+    try:
+        assert "(contract)" in in_words(holders(root, disk))
+    finally:
+        subprocess.run(["dmsetup", "remove", "--retry", "contract"], check=True)
+
+
+def contract_use_of_a_partition_is_use_of_its_disk(root: HostRoot, disk: Path) -> None:
+    claimed(root, disk)
+    one, two = volume(2), volume(3, 18 * MIB)
+    first = gpt.add_partition(root, disk, one, disk_guid=GUID)
+    second = gpt.add_partition(root, disk, two, disk_guid=GUID)
+    settle()
+    with opener(root.dev / first.device) as pid:
+        assert [item.pid for item in holders(root, disk)] == [pid]
+        assert [item.pid for item in holders(root, root.dev / first.device)] == [pid]
+        assert holders(root, root.dev / second.device) == ()
+
+
+# --- claiming ---
+
+
+def contract_claim_writes_table_and_label(root: HostRoot, disk: Path) -> None:
+    table = claim.create_table(root, disk, OWNER, check=yes)
+    assert (table.kind, table.disk_guid) == ("gpt", GUID)
+    assert table.first_usable <= MIB
+    (entry,) = table.partitions
+    assert (entry.number, entry.start, entry.bytes, entry.name) == (1, MIB, MIB, "kubeflash")
+    assert entry.type_guid == LABEL_TYPE
+    assert claim.read_label(disk, entry) == OWNER
+    assert claim.claim_state(disk, OWNER) is claim.Claim.DONE
+    (known,) = kernel_partitions(root, disk.name)
+    assert known.is_(entry)
+    before = head(disk)
+    assert claim.create_table(root, disk, OWNER, check=no) == table
+    assert head(disk) == before
+
+
+def head(disk: Path) -> bytes:
+    """The first 4 MiB."""
+    fd = os.open(disk, os.O_RDONLY)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        return os.pread(fd, 4 * MIB, 0)
+    finally:
+        os.close(fd)
+
+
+class Refused(Exception):
+    """What `no` raises."""
+
+
+def no() -> None:
+    """A check that fails."""
+    raise Refused
+
+
+def contract_claim_checks_right_before_writing(root: HostRoot, disk: Path) -> None:
+    raises(Refused, lambda: claim.create_table(root, disk, OWNER, check=no))
+    assert not any(head(disk))
+
+
+def contract_claim_refuses_what_is_not_blank(root: HostRoot, disk: Path) -> None:
+    poke(disk, 12345, b"precious")
+    raises(claim.NotBlank, lambda: claim.create_table(root, disk, OWNER, check=yes))
+    reset(root, disk)
+    with opener(disk):
+        raises(claim.NotBlank, lambda: claim.create_table(root, disk, OWNER, check=yes))
+    assert not any(head(disk))
+
+
+def contract_claim_refuses_another_owners_disk(root: HostRoot, disk: Path) -> None:
+    claimed(root, disk)
+    before = head(disk)
+    for other in (replace(OWNER, cluster_id="x"), replace(OWNER, system_uuid="x"), replace(OWNER, ssd="x")):
+        assert claim.claim_state(disk, other) is claim.Claim.FOREIGN
+        raises(gpt.NotOurTable, lambda other=other: claim.create_table(root, disk, other, check=yes))
+    assert head(disk) == before
+
+
+def contract_interrupted_claims_are_finished(root: HostRoot, disk: Path) -> None:
+    sector = int((root.sys / "class" / "block" / disk.name / "queue" / "logical_block_size").read_text())
+    size = size_bytes(root, disk)
+    label_block, primary, rest = MIB, (0, MIB), (size - sector, sector)
+    stops = {
+        "before the label": [(label_block, 4096)],
+        "before the protective MBR": [(label_block, 4096), (0, 512)],
+        "before the primary header": [(label_block, 4096), (0, 2 * sector)],
+        "before the primary entries": [(label_block, 4096), primary],
+        "before the backup header": [(label_block, 4096), primary, rest],
+    }
+    for when, erased in stops.items():
+        claimed(root, disk)
+        for part in kernel_partitions(root, disk.name):
+            subprocess.run(["partx", "-d", "--nr", str(part.number), str(disk)], check=True)
+        for offset, length in erased:
+            poke(disk, offset, bytes(length))
+        state = claim.claim_state(disk, OWNER)
+        assert state in (claim.Claim.HALF_TABLE, claim.Claim.UNLABELLED), (when, state)
+        assert claim.claim_state(disk, replace(OWNER, ssd="other")) is not claim.Claim.HALF_TABLE, when
+        claimed(root, disk)
+        assert claim.claim_state(disk, OWNER) is claim.Claim.DONE, when
+        assert len(kernel_partitions(root, disk.name)) == 1, when
+        reset(root, disk)
+
+
+def contract_claim_never_drops_a_volume(root: HostRoot, disk: Path) -> None:
+    sector = int((root.sys / "class" / "block" / disk.name / "queue" / "logical_block_size").read_text())
+    claimed(root, disk)
+    part = volume()
+    gpt.add_partition(root, disk, part, disk_guid=GUID)
+    poke(disk, sector + 24, b"damaged")  # the primary header
+    error = raises(gpt.TableDamaged, lambda: gpt.read_table(disk))
+    assert isinstance(error, gpt.TableDamaged)
+    assert part in error.table.partitions
+    assert claim.claim_state(disk, OWNER) is claim.Claim.FOREIGN
+    raises(gpt.NotOurTable, lambda: claim.create_table(root, disk, OWNER, check=yes))
+    raises(gpt.NotOurTable, lambda: gpt.repair_table(root, disk, disk_guid=str(uuid4()), check=yes))
+    raises(Refused, lambda: gpt.repair_table(root, disk, disk_guid=GUID, check=no))
+    table = gpt.repair_table(root, disk, disk_guid=GUID, check=yes)
+    assert part in table.partitions
+    assert gpt.read_table(disk) == table
+    assert len(kernel_partitions(root, disk.name)) == 2
+    poke(disk, 0, bytes(MIB))
+    assert claim.claim_state(disk, OWNER) is claim.Claim.NONE  # and then it is not blank
+    raises(claim.NotBlank, lambda: claim.create_table(root, disk, OWNER, check=yes))
+
+
+# --- carving ---
+
+
+def contract_partitions_come_and_go(root: HostRoot, disk: Path) -> None:
+    claimed(root, disk)
+    parts = [volume(2), volume(256, 40 * MIB), volume(7, 60 * MIB, MIB)]
+    for part in parts:
+        known = gpt.add_partition(root, disk, part, disk_guid=GUID)
+        assert known.is_(part)
+        assert size_bytes(root, root.dev / known.device) == part.bytes
+        assert gpt.add_partition(root, disk, part, disk_guid=GUID) == known
+    table = gpt.read_table(disk)
+    assert table is not None
+    assert set(parts) < set(table.partitions)
+    for part in parts:
+        gpt.delete_partition(root, disk, part, disk_guid=GUID)
+        gpt.delete_partition(root, disk, part, disk_guid=GUID)
+        assert part not in (gpt.read_table(disk) or table).partitions
+        assert partitions.find(root, disk.name, part) is None
+    assert [item.number for item in kernel_partitions(root, disk.name)] == [1]
+
+
+def contract_udev_leaves_the_others_alone(root: HostRoot, disk: Path) -> None:
+    claimed(root, disk)
+    first = volume(2)
+    known = gpt.add_partition(root, disk, first, disk_guid=GUID)
+    settle()
+    node = root.dev / known.device
+    with opener(node):
+        born = node.stat().st_ino
+        for number in range(3, 8):
+            other = volume(number, (number * 10 + 10) * MIB, 8 * MIB)
+            gpt.add_partition(root, disk, other, disk_guid=GUID)
+            gpt.delete_partition(root, disk, other, disk_guid=GUID)
+        settle()
+        assert node.stat().st_ino == born
+        assert partitions.find(root, disk.name, first) == known
+
+
+def contract_carving_refuses_what_is_taken(root: HostRoot, disk: Path) -> None:
+    claimed(root, disk)
+    part = volume()
+    gpt.add_partition(root, disk, part, disk_guid=GUID)
+    before = gpt.read_table(disk)
+    size = size_bytes(root, disk)
+    for wrong in (
+        replace(volume(), start=40 * MIB),  # number
+        replace(part, number=3, start=40 * MIB),  # UUID
+        replace(part, bytes=8 * MIB),
+        volume(3, 10 * MIB),  # place
+        volume(3, MIB),
+        volume(3, size - 4 * MIB, 4 * MIB),  # the backup table's
+        volume(3, 40 * MIB + 512, MIB),  # not on whole MiB
+        volume(257, 40 * MIB),
+    ):
+        raises(gpt.PartitionDiffers, lambda wrong=wrong: gpt.add_partition(root, disk, wrong, disk_guid=GUID))
+    free = volume(3, 40 * MIB)
+    raises(gpt.NotOurTable, lambda: gpt.add_partition(root, disk, free, disk_guid=str(uuid4())))
+    for wrong in (replace(part, number=9), replace(part, start=40 * MIB), replace(part, name="other")):
+        raises(gpt.PartitionDiffers, lambda wrong=wrong: gpt.delete_partition(root, disk, wrong, disk_guid=GUID))
+    raises(gpt.NotOurTable, lambda: gpt.delete_partition(root, disk, part, disk_guid=str(uuid4())))
+    assert gpt.read_table(disk) == before
+    assert partitions.find(root, disk.name, part) is not None
+
+
+def contract_deleting_leaves_a_reused_number_alone(root: HostRoot, disk: Path) -> None:
+    claimed(root, disk)
+    old = volume()
+    gpt.add_partition(root, disk, old, disk_guid=GUID)
+    gpt.delete_partition(root, disk, old, disk_guid=GUID)
+    new = volume()
+    known = gpt.add_partition(root, disk, new, disk_guid=GUID)
+    gpt.delete_partition(root, disk, old, disk_guid=GUID)
+    assert partitions.find(root, disk.name, new) == known
+    assert new in (gpt.read_table(disk) or raises(AssertionError, yes)).partitions  # type: ignore[union-attr]
+
+
+def contract_crash_between_table_and_kernel(root: HostRoot, disk: Path) -> None:
+    claimed(root, disk)
+    part = volume()
+    known = gpt.add_partition(root, disk, part, disk_guid=GUID)
+    for again in (gpt.add_partition, gpt.show_partition):
+        subprocess.run(["partx", "-d", "--nr", "2", str(disk)], check=True)
+        assert partitions.find(root, disk.name, part) is None
+        assert again(root, disk, part, disk_guid=GUID).device == known.device
+    subprocess.run(["partx", "-d", "--nr", "2", str(disk)], check=True)
+    gpt.delete_partition(root, disk, part, disk_guid=GUID)  # crashed between its two steps
+    assert len((gpt.read_table(disk) or raises(AssertionError, yes)).partitions) == 1  # type: ignore[union-attr]
+    raises(gpt.PartitionDiffers, lambda: gpt.show_partition(root, disk, part, disk_guid=GUID))
+
+
+def contract_a_held_partition_is_not_deleted(root: HostRoot, disk: Path) -> None:
+    claimed(root, disk)
+    part = volume()
+    known = gpt.add_partition(root, disk, part, disk_guid=GUID)
+    settle()
+    with opener(root.dev / known.device) as pid:
+        error = raises(PartitionHeld, lambda: gpt.delete_partition(root, disk, part, disk_guid=GUID))
+        assert f"(pid {pid})" in str(error)
+        assert part in (gpt.read_table(disk) or raises(AssertionError, yes)).partitions  # type: ignore[union-attr]
+        assert partitions.find(root, disk.name, part) is not None
+    gpt.delete_partition(root, disk, part, disk_guid=GUID)
+
+
+def contract_a_mounted_partition_grows(root: HostRoot, disk: Path) -> None:
+    claimed(root, disk)
+    part, other = volume(), volume(3, 100 * MIB, MIB)
+    known = gpt.add_partition(root, disk, part, disk_guid=GUID)
+    gpt.add_partition(root, disk, other, disk_guid=GUID)
+    settle()
+    node = root.dev / known.device
+    with mounted(node):
+        too_far = 99 * MIB
+        error = raises(
+            gpt.PartitionDiffers,
+            lambda: gpt.grow_partition(root, disk, part, disk_guid=GUID, new_bytes=too_far),
+        )
+        assert other.name in str(error)
+        for _ in range(2):
+            gpt.grow_partition(root, disk, part, disk_guid=GUID, new_bytes=64 * MIB)
+            assert size_bytes(root, node) == 64 * MIB
+        grown = replace(part, bytes=64 * MIB)
+        assert grown in (gpt.read_table(disk) or raises(AssertionError, yes)).partitions  # type: ignore[union-attr]
+        raises(
+            gpt.PartitionDiffers,
+            lambda: gpt.grow_partition(root, disk, grown, disk_guid=GUID, new_bytes=32 * MIB),
+        )
+
+
+def contract_the_lock_is_waited_for_and_limited(root: HostRoot, disk: Path) -> None:
+    del root
+    code = f"import fcntl,os\nfd=os.open({str(disk)!r},0)\nfcntl.flock(fd,2)\nprint('locked',flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
+        began = time.monotonic()
+
+        def wait() -> None:
+            with disk_lock(disk, timeout=0.3):
+                pass
+
+        raises(DeviceBusy, wait)
+        assert time.monotonic() - began < 5
+        process.kill()
+    with disk_lock(disk, timeout=5):
+        pass
+
+
+# --- wiping ---
+
+
+def contract_wipe_zeroes_and_proves(root: HostRoot, disk: Path) -> None:
+    claimed(root, disk)
+    part = volume(2, 2 * MIB, 100 * MIB)
+    node = root.dev / gpt.add_partition(root, disk, part, disk_guid=GUID).device
+    neighbour = volume(3, 102 * MIB, 8 * MIB)
+    beside = root.dev / gpt.add_partition(root, disk, neighbour, disk_guid=GUID).device
+    settle()
+    poke(node, 0, b"secret" * (10 * MIB // 6))
+    poke(node, 99 * MIB, b"s" * MIB)
+    poke(beside, 0, b"keep" * 1024)
+    raises(wipe.NotZero, lambda: wipe.prove_zero(node))
+    raises(Refused, lambda: wipe.zero(root, node, check=no))
+    raises(wipe.NotZero, lambda: wipe.prove_zero(node))
+    said: list[tuple[int, int]] = []
+    wipe.zero(root, node, check=yes, progress=lambda done, total: said.append((done, total)))
+    assert said[-1] == (100 * MIB, 100 * MIB)
+    wipe.prove_zero(node)
+    fd = os.open(node, os.O_RDONLY)
+    try:
+        assert not any(os.pread(fd, 10 * MIB, 0))
+    finally:
+        os.close(fd)
+    fd = os.open(beside, os.O_RDONLY)
+    try:
+        assert os.pread(fd, 4096, 0) == b"keep" * 1024
+    finally:
+        os.close(fd)
+
+
+def contract_wipe_is_refused_while_held(root: HostRoot, disk: Path) -> None:
+    claimed(root, disk)
+    node = root.dev / gpt.add_partition(root, disk, volume(), disk_guid=GUID).device
+    settle()
+    poke(node, 0, b"x")
+    with opener(node) as pid:
+        error = raises(wipe.WipeHeld, lambda: wipe.zero(root, node, check=yes))
+        assert f"open in python" in str(error) and f"(pid {pid})" in str(error)
+    with opener(node, "os.O_RDONLY | os.O_EXCL"):
+        raises(wipe.WipeHeld, lambda: wipe.zero(root, node, check=yes))
+    raises(wipe.NotZero, lambda: wipe.prove_zero(node))
+
+
+CONTRACTS = [value for name, value in list(globals().items()) if name.startswith("contract_")]

@@ -1,0 +1,285 @@
+"""Simulated servers: what `Observer` and `Executor` are to an agent, over disks and nvmet trees in memory.
+
+They refuse what the real ones refuse (overlap, a busy partition, a link before the host), and several share a network,
+so that a consumer connects only where an export listens, allows it, and has the same keys. The scenarios in
+`tests/scenarios.py` run on these and on the virtual servers alike.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+
+from kubeflash.agent.execute import NotAsPlanned
+from kubeflash.agent.observation import Observation
+from kubeflash.api.v1alpha1 import Kernel, NodeAddress
+from kubeflash.domain import steps
+from kubeflash.domain.carving import DiskView, SsdState, judge, volumes_of
+from kubeflash.domain.dhchap import DhchapKeys
+from kubeflash.domain.disk import LABEL_TYPE, MIB, Label, Partition, PartitionTable
+from kubeflash.domain.fabric import Connection, NvmetNamespace, NvmetPort, NvmetState, NvmetSubsystem, Portal
+from kubeflash.domain.sealing import SealBroken, unseal
+from kubeflash.host.errors import HostError
+from kubeflash.host.inventory import Inventory
+from kubeflash.host.nvme import NvmeSsd
+from kubeflash.topology.tree import Hop, PciDevice
+
+GIB = 1 << 30
+
+
+@dataclass
+class Network:
+    """Who listens where."""
+
+    servers: dict[str, SimulatedServer] = field(default_factory=dict)
+
+    def target(self, portal: Portal, nqn: str) -> SimulatedServer:
+        server = self.servers.get(portal.address)
+        port = server.nvmet.ports.get(portal.port) if server is not None else None
+        if server is None or port is None or not port.subsystems:
+            raise HostError(f"{portal}: connection refused")
+        if nqn not in port.subsystems:
+            raise HostError(f"{portal}: no such subsystem; the consumer's device would be lost for good")
+        return server
+
+
+def switch(number: int, *, numa: int = 0) -> tuple[Hop, Hop, Hop]:
+    """The bridges above a device behind one switch: root port, upstream, downstream."""
+    bus = 0x10 * number
+    return (
+        Hop(f"0000:00:{number:02x}.0", "RootPort"),
+        Hop(f"0000:{bus:02x}:00.0", "SwitchUpstream"),
+        Hop(f"0000:{bus + 1:02x}:{numa:02x}.0", "SwitchDownstream"),
+    )
+
+
+def gpu(number: int) -> PciDevice:
+    """A GPU behind switch `number`."""
+    return PciDevice(
+        address=f"0000:{0x10 * number + 2:02x}:00.0",
+        vendor="10de",
+        device="2330",
+        class_code="030200",
+        numa_node=0,
+        root_complex="pci0000:00",
+        path=switch(number),
+    )
+
+
+def ssd(serial: str, number: int, *, size: int = GIB) -> NvmeSsd:
+    """An SSD behind switch `number`."""
+    pci = PciDevice(
+        address=f"0000:{0x10 * number + 3:02x}:00.0",
+        vendor="144d",
+        device="a824",
+        class_code="010802",
+        numa_node=0,
+        root_complex="pci0000:00",
+        path=(*switch(number)[:2], Hop(f"0000:{0x10 * number + 1:02x}:01.0", "SwitchDownstream")),
+    )
+    return NvmeSsd(
+        id=f"{serial}-1",
+        serial=serial,
+        model="SIMULATED 1",
+        firmware="1.0",
+        bytes=size,
+        namespace_id=1,
+        pci=pci,
+        device_name=f"nvme{number}n1",
+        dev_t=(259, number),
+    )
+
+
+class SimulatedServer:
+    """One server: `Observer` and `Executor` in one."""
+
+    def __init__(
+        self, name: str, address: str, network: Network, gpus: Collection[PciDevice], ssds: Collection[NvmeSsd]
+    ) -> None:
+        self.name, self.address, self._network = name, address, network
+        self.system_uuid = f"uuid-of-{name}"
+        self.cluster_id = ""
+        self.private = b""
+        self.gpus, self.ssds = tuple(gpus), {item.id: item for item in ssds}
+        self.disks = {item.id: DiskView(item.id, item.bytes) for item in ssds}
+        self.nvmet = NvmetState()
+        self.keys: dict[str, DhchapKeys] = {}
+        self.connections: dict[str, Connection] = {}
+        self.held: dict[str, str] = {}
+        self.refuse: dict[str, str] = {}
+        self.history: list[steps.Step] = []
+        self.observations = 0
+        self._lock = threading.Lock()
+        network.servers[address] = self
+
+    # --- Observer ---
+
+    def owner(self, ssd_id: str) -> Label:
+        return Label(self.cluster_id, self.system_uuid, ssd_id)
+
+    def forget(self, ssd_id: str | None = None) -> None:
+        """Nothing is cached."""
+
+    def observe(self, asked_about: Collection[str] = ()) -> Observation:
+        with self._lock:
+            self.observations += 1
+            return Observation(
+                inventory=Inventory(
+                    gpus=self.gpus,
+                    ssds=tuple(self.ssds.values()),
+                    kernel=Kernel(release="6.12", nvmet_tcp=True, nvme_tcp=True, authentication=True),
+                    system_uuid=self.system_uuid,
+                    problems=(),
+                ),
+                disks=dict(self.disks),
+                owners={item: self.owner(item) for item in self.disks},
+                partitions=self.partitions(),
+                nvmet=self.nvmet,
+                connections=tuple(self._seen(item) for item in self.connections.values()),
+                listening=frozenset(),
+                addresses=(NodeAddress(address=self.address, interface="eth0"),),
+                internal=self.address,
+                held={volume: self.held.get(volume, "") for volume in asked_about},
+            )
+
+    def partitions(self) -> dict[str, str]:
+        return {
+            part.uuid: f"{self.ssds[item].device_name}p{part.number}"
+            for item, disk in self.disks.items()
+            if disk.label == self.owner(item)
+            for part in volumes_of(disk.table)
+            if part.number in disk.shown
+        }
+
+    def _seen(self, connection: Connection) -> Connection:
+        """A connection lives while its target exports."""
+        portal = Portal.parse(connection.address)
+        server = self._network.servers.get(portal.address)
+        port = server.nvmet.ports.get(portal.port) if server else None
+        alive = port is not None and connection.nqn in port.subsystems
+        return connection if alive else replace(connection, state="connecting")
+
+    # --- Executor ---
+
+    def apply(self, step: steps.Step) -> None:
+        with self._lock:
+            self.history.append(step)
+            words = self.refuse.pop(type(step).__name__, None)
+            if words:
+                raise HostError(words)
+            if hasattr(step, "ssd"):
+                self._apply_disk(step)
+            elif isinstance(step, steps.ExportStep):
+                self._apply_export(step)
+            else:
+                self._apply_consumer(step)
+
+    def _apply_disk(self, step) -> None:
+        disk = self.disks.get(step.ssd)
+        if disk is None:
+            raise NotAsPlanned(f"no SSD {step.ssd}")
+        match step:
+            case steps.ClaimSsd(label=label):
+                if judge(disk, label).state is not SsdState.BLANK:
+                    raise NotAsPlanned(f"SSD {step.ssd} is not blank any more")
+                part = Partition(1, MIB, MIB, "kubeflash", label.disk_guid, LABEL_TYPE)
+                table = PartitionTable("gpt", label.disk_guid, MIB, disk.bytes - MIB, (part,))
+                self._set(replace(disk, table=table, label=label, shown=frozenset({1})))
+            case steps.CarvePartition(partition=new):
+                assert disk.table is not None
+                assert all(new.end <= p.start or p.end <= new.start for p in disk.table.partitions), "overlap"
+                self._set_parts(disk, (*disk.table.partitions, new))
+            case steps.ShowPartition():
+                self._set_parts(disk, disk.table.partitions)
+            case steps.WipePartition(partition=part):
+                if self.held.get(part.uuid):
+                    raise HostError(f"held: {self.held[part.uuid]}")
+                if any(ns.uuid == part.uuid for sub in self.nvmet.subsystems.values() for ns in sub.namespaces):
+                    raise HostError("exported")
+            case steps.RemovePartition(partition=part):
+                self._set_parts(disk, tuple(p for p in disk.table.partitions if p.uuid != part.uuid))
+
+    def _set(self, disk: DiskView) -> None:
+        self.disks[disk.ssd] = disk
+
+    def _set_parts(self, disk: DiskView, parts: tuple[Partition, ...]) -> None:
+        shown = frozenset(part.number for part in parts)
+        self._set(replace(disk, table=replace(disk.table, partitions=parts), shown=shown))
+
+    def _apply_export(self, step) -> None:
+        state = self.nvmet
+        hosts, subsystems, ports = set(state.hosts), dict(state.subsystems), dict(state.ports)
+        nqn = step.nqn
+        match step:
+            case steps.CreateHost(host_nqn=host, sealed_keys=sealed):
+                try:
+                    self.keys[host] = unseal(sealed, self.private)
+                except SealBroken as error:
+                    raise HostError(str(error)) from error
+                hosts.add(host)
+            case steps.CreateSubsystem():
+                subsystems[nqn] = NvmetSubsystem(nqn, False, frozenset(), ())
+            case steps.AllowHost(host_nqn=host):
+                subsystems[nqn] = replace(subsystems[nqn], allowed_hosts=subsystems[nqn].allowed_hosts | {host})
+            case steps.EnableNamespace(volume_id=volume):
+                name = self.partitions().get(volume)
+                if name is None:
+                    raise NotAsPlanned(f"volume {volume} is on no SSD of this server now")
+                subsystems[nqn] = replace(subsystems[nqn], namespaces=(NvmetNamespace(1, name, volume, True),))
+            case steps.CreatePort(number=number, portal=portal):
+                ports[number] = NvmetPort(number, "tcp", portal.address, str(portal.port), frozenset())
+            case steps.LinkPort(number=number):
+                if not subsystems[nqn].allowed_hosts or not subsystems[nqn].namespaces:
+                    raise AssertionError("linked too early")
+                ports[number] = replace(ports[number], subsystems=frozenset({nqn}))
+            case steps.DisallowHost(host_nqn=host):
+                subsystems[nqn] = replace(subsystems[nqn], allowed_hosts=subsystems[nqn].allowed_hosts - {host})
+            case steps.UnlinkPort(number=number):
+                ports[number] = replace(ports[number], subsystems=frozenset())
+            case steps.DisableNamespace():
+                namespaces = tuple(replace(ns, enabled=False) for ns in subsystems[nqn].namespaces)
+                subsystems[nqn] = replace(subsystems[nqn], namespaces=namespaces)
+            case steps.RemoveSubsystem():
+                if any(ns.enabled for ns in subsystems[nqn].namespaces):
+                    raise AssertionError("removed without the write barrier")
+                del subsystems[nqn]
+            case steps.RemovePort(number=number):
+                del ports[number]
+            case steps.RemoveHost(host_nqn=host):
+                hosts.discard(host)
+                self.keys.pop(host, None)
+        self.nvmet = NvmetState(True, frozenset(hosts), subsystems, ports)
+
+    def _apply_consumer(self, step) -> None:
+        match step:
+            case steps.Connect():
+                target = self._network.target(step.portal, step.nqn)
+                subsystem = target.nvmet.subsystems[step.nqn]
+                try:
+                    mine = unseal(step.sealed_keys, self.private)
+                except SealBroken as error:
+                    raise HostError(str(error)) from error
+                theirs = target.keys.get(step.host_nqn)
+                if step.host_nqn not in subsystem.allowed_hosts or theirs is None:
+                    raise HostError("not allowed")
+                if (mine.host, mine.controller) != (theirs.host, theirs.controller):
+                    raise HostError("key refused")
+                namespace = subsystem.namespaces[0]
+                number = len(self.connections) + 10
+                self.connections[step.nqn] = Connection(
+                    instance=number,
+                    nqn=step.nqn,
+                    host_nqn=step.host_nqn,
+                    state="live",
+                    transport="tcp",
+                    address=str(step.portal),
+                    device=f"/dev/nvme{number}n1",
+                    uuid=namespace.uuid,
+                    bytes=MIB,
+                )
+            case steps.Disconnect(nqn=nqn):
+                connection = self.connections[nqn]
+                if connection.uuid and self.held.get(connection.uuid):
+                    raise HostError(f"held: {self.held[connection.uuid]}")
+                del self.connections[nqn]

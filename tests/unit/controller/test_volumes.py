@@ -1,0 +1,231 @@
+"""What the controller writes for volumes, from one snapshot."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from support.objects import T0, attachment, gpu_json, make, node, pool, ssd_json, uid, volume
+
+from kubeflash.api.v1alpha1 import FINALIZER, FlashVolume
+from kubeflash.controller.snapshot import Snapshot
+from kubeflash.controller.volumes import reconcile_volume
+from kubeflash.domain.names import export_identity
+from kubeflash.kube.writes import Apply, Patch
+
+GPU, NEAR_SSD, FAR_SSD = 0x12, ssd_json("NEAR", 0x13), ssd_json("FAR", 0x23)
+GPU_ADDRESS = "0000:12:00.0"
+
+
+def snapshot(*volumes, attachments=(), pools=None, ssds=(NEAR_SSD, FAR_SSD), **more) -> Snapshot:
+    servers = (node("gpu-a", 1, [gpu_json(GPU)], list(ssds)), node("gpu-b", 2, [], []))
+    return Snapshot(
+        now=T0,
+        pools={item.metadata.name: item for item in (pools if pools is not None else [pool("fast", 3, "NEAR", "FAR")])},
+        nodes={item.metadata.name: item for item in servers},
+        volumes={item.key: item for item in volumes},
+        attachments={item.key: item for item in attachments},
+        **more,
+    )
+
+
+def conditions(write: Apply) -> dict[str, dict]:
+    return {item["type"]: item for item in write.status["conditions"]}
+
+
+def only(item: FlashVolume, snap: Snapshot) -> Apply:
+    writes, _ = reconcile_volume(item, snap)
+    (write,) = writes
+    assert isinstance(write, Apply)
+    return write
+
+
+def test_a_new_volume_gets_its_finalizer_and_its_id_in_one_write():
+    new = make(FlashVolume, "v", 10, spec={"pool": "fast", "size": "1Mi"}, finalized=False)
+    (write,), _ = reconcile_volume(new, snapshot(new))
+    assert isinstance(write, Patch)
+    assert write.body["metadata"]["finalizers"] == [FINALIZER]
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", write.body["spec"]["id"])
+
+
+def test_an_id_from_a_backup_is_kept():
+    restored = make(FlashVolume, "v", 10, spec={"pool": "fast", "size": "1Mi", "id": uid(7)}, finalized=False)
+    (write,), _ = reconcile_volume(restored, snapshot(restored))
+    assert write.body["spec"]["id"] == uid(7)
+
+
+def test_near_a_gpu_means_the_nearest_ssd_of_the_pool_and_says_how_near():
+    item = volume("v", 10, spec={"near": {"node": "gpu-a", "gpu": GPU_ADDRESS}})
+    write = only(item, snapshot(item))
+    assert (write.status["nodeName"], write.status["ssd"], write.status["distance"]) == ("gpu-a", "NEAR-1", "PIX")
+    assert conditions(write)["Neighbour"]["status"] == "True"
+    assert conditions(write)["Placed"]["status"] == "True"
+    assert conditions(write)["Ready"]["reason"] == "Carving"
+
+
+def test_the_nearest_that_is_no_neighbour_is_taken_and_said_so():
+    item = volume("v", 10, spec={"near": {"node": "gpu-a", "gpu": GPU_ADDRESS}})
+    write = only(item, snapshot(item, pools=[pool("fast", 3, "FAR")]))
+    assert write.status["distance"] == "PHB"
+    assert conditions(write)["Neighbour"]["status"] == "False"
+
+
+FOREIGN = ssd_json("NEAR", 0x13, state="Foreign", reason="not blank: ext4 file system")
+
+
+@pytest.mark.parametrize(
+    ("spec", "more", "reason", "words"),
+    [
+        ({"pool": "slow"}, {}, "PoolNotFound", "there is no FlashPool slow; there are: fast"),
+        ({"near": {"node": "gpu-z"}}, {}, "NodeNotFound", "there is no FlashNode gpu-z; there are: gpu-a, gpu-b"),
+        (
+            {"near": {"node": "gpu-a", "gpu": "0000:99:00.0"}},
+            {},
+            "GPUNotFound",
+            "server gpu-a has no GPU at 0000:99:00.0; it has: 0000:12:00.0",
+        ),
+        ({"size": "2Gi"}, {}, "NoSpace", "2 SSDs in pool fast; largest free extent 1021Mi < 2Gi"),
+        (
+            {"near": {"node": "gpu-a", "gpu": GPU_ADDRESS, "maxDistance": "PXB"}},
+            {"pools": [pool("fast", 3, "FAR")]},
+            "NoSuitableSSD",
+            "0 within PXB of GPU 0000:12:00.0",
+        ),
+        ({"near": {"node": "gpu-b"}}, {}, "NoSuitableSSD", "0 on server gpu-b"),
+        ({}, {"ssds": [FOREIGN]}, "PoolEmpty", "kubectl describe flashpool fast"),
+        ({}, {"pools": [pool("fast", 3, "NEAR", allowedNamespaces=None)]}, "NamespaceNotAllowed", "namespace serving"),
+        ({}, {"offline": frozenset({"gpu-a"})}, "NoSuitableSSD", "0 on servers whose agent answers"),
+    ],
+)
+def test_what_cannot_be_placed_stays_and_says_what_would_have_to_change(spec, more, reason, words):
+    item = volume("v", 10, spec=spec)
+    write = only(item, snapshot(item, **more))
+    found = conditions(write)
+    assert "nodeName" not in write.status
+    assert found["Placed"]["reason"] == reason
+    assert words in found["Placed"]["message"]
+    assert found["Ready"]["status"] == "False"
+    assert words in found["Ready"]["message"]
+
+
+def test_a_refused_placement_is_made_anew_elsewhere():
+    status = {"nodeName": "gpu-a", "ssd": "NEAR-1", "refused": {"NEAR-1": "not blank"}}
+    item = volume("v", 10, status=status)
+    write = only(item, snapshot(item, refusals={item.metadata.uid: {"NEAR-1": "not blank"}}))
+    assert write.status["ssd"] == "FAR-1"
+    assert write.guarded, "a controller that slept must not write a stale placement"
+
+
+def test_when_every_server_refused_it_says_their_words():
+    item = volume("v", 10, status={"nodeName": "gpu-a", "ssd": "NEAR-1"})
+    refusals = {item.metadata.uid: {"NEAR-1": "not blank", "FAR-1": "somebody added partition 3"}}
+    write = only(item, snapshot(item, refusals=refusals))
+    assert "nodeName" not in write.status
+    assert "not blank; somebody added partition 3" in conditions(write)["Placed"]["message"]
+
+
+CARVED = {"type": "Carved", "status": "True", "reason": "Carved", "lastTransitionTime": T0.isoformat()}
+
+
+def carved(name: str, number: int, **more) -> FlashVolume:
+    status = {"nodeName": "gpu-a", "ssd": "NEAR-1", "conditions": [CARVED], **more.pop("status", {})}
+    return volume(name, number, status=status, **more)
+
+
+def test_a_carved_volume_is_ready_and_then_nothing_is_written_any_more():
+    item = carved("v", 10)
+    write = only(item, snapshot(item))
+    assert conditions(write)["Ready"]["status"] == "True"
+    merged = {**item.status.to_json(), **write.status}
+    merged["conditions"] = [*write.status["conditions"], CARVED]
+    again = make(FlashVolume, "v", 10, spec=item.spec.to_json(), status=merged)
+    assert reconcile_volume(again, snapshot(again))[0] == []
+
+
+def test_bytes_of_volumes_that_are_placed_but_not_carved_yet_are_taken():
+    first = volume("a", 10, size="900Mi", status={"nodeName": "gpu-a", "ssd": "NEAR-1"})
+    second = volume("b", 11, size="900Mi", spec={"near": {"node": "gpu-a", "ssd": "NEAR-1"}})
+    write = only(second, snapshot(first, second))
+    assert conditions(write)["Placed"]["reason"] == "NoSpace"
+
+
+FABRIC = {
+    "path": "Fabric",
+    "keys": {"storage": "c2E=", "storageKey": "a", "consumer": "c2E=", "consumerKey": "b"},
+}
+
+
+def test_an_export_is_wanted_for_the_attachment_on_another_server():
+    item, att = carved("v", 10), attachment("v-on-b", 20, "v", "gpu-b", status=FABRIC)
+    write = only(item, snapshot(item, attachments=[att]))
+    wanted = write.status["wanted"]["v-on-b"]
+    identity = export_identity(uid(20))
+    assert (wanted["nqn"], wanted["hostNQN"], wanted["hostID"]) == (identity.nqn, identity.host_nqn, identity.host_id)
+    assert wanted["sealedKeys"] == "c2E="
+
+
+def test_the_second_attachment_gets_no_export_while_the_first_one_is_there():
+    item = carved("v", 10)
+    first = attachment("one", 20, "v", "gpu-b", status=FABRIC, age=10)
+    second = attachment("two", 21, "v", "gpu-c", status=FABRIC, age=5)
+    write = only(item, snapshot(item, attachments=[second, first]))
+    assert set(write.status["wanted"]) == {"one"}
+
+
+def disconnecting(reason: str) -> dict:
+    condition = {"type": "Connected", "status": "False", "reason": reason, "lastTransitionTime": T0.isoformat()}
+    return {**FABRIC, "conditions": [condition]}
+
+
+@pytest.mark.parametrize(
+    ("reason", "later", "offline", "kept"),
+    [
+        ("Disconnected", 0, False, False),
+        ("Disconnecting", 0, False, True),
+        ("Disconnecting", 31, False, False),
+        ("InUse", 31, False, True),
+        ("Disconnecting", 0, True, False),
+        ("InUse", 0, True, False),
+    ],
+)
+def test_the_export_of_a_deleted_attachment_stays_until_the_consumer_left_had_its_time_or_is_dead(
+    reason, later, offline, kept
+):
+    item = carved("v", 10)
+    att = attachment("one", 20, "v", "gpu-b", status=disconnecting(reason), deleting=True)
+    wanted = {"uid": uid(20), "nqn": "n", "hostNQN": "h", "hostID": "i", "sealedKeys": "k", "ports": "1-2"}
+    item = carved("v", 10, status={"wanted": {"one": wanted}})
+    snap = snapshot(item, attachments=[att], offline=frozenset({"gpu-b"} if offline else ()))
+    write = only(item, replace(snap, now=T0.replace(second=later % 60)))
+    assert ("wanted" in write.status) is kept
+
+
+def test_deletion_waits_for_attachments_and_says_which():
+    item = carved("v", 10, deleting=True)
+    att = attachment("one", 20, "v", "gpu-b", status=FABRIC)
+    write = only(item, snapshot(item, attachments=[att]))
+    assert conditions(write)["Ready"]["reason"] == "Attached"
+    assert "one on server gpu-b" in conditions(write)["Ready"]["message"]
+
+
+def test_the_finalizer_goes_when_the_server_says_released_and_not_before():
+    released = {**CARVED, "status": "False", "reason": "Released"}
+    busy = carved("v", 10, deleting=True)
+    assert conditions(only(busy, snapshot(busy)))["Ready"]["reason"] == "Releasing"
+    done = volume("v", 10, deleting=True, status={"nodeName": "gpu-a", "ssd": "NEAR-1", "conditions": [released]})
+    (write,), _ = reconcile_volume(done, snapshot(done))
+    assert isinstance(write, Patch)
+    assert write.body["metadata"]["finalizers"] == []
+
+
+def test_a_volume_that_was_never_placed_goes_at_once():
+    item = volume("v", 10, deleting=True)
+    (write,), _ = reconcile_volume(item, snapshot(item))
+    assert write.body["metadata"]["finalizers"] == []
+
+
+def test_deletion_on_a_server_that_is_silent_says_so():
+    item = carved("v", 10, deleting=True)
+    write = only(item, snapshot(item, offline=frozenset({"gpu-a"})))
+    assert conditions(write)["Ready"]["reason"] == "AgentOffline"

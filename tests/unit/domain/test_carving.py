@@ -1,0 +1,195 @@
+"""What is carved, released, refused: from any state of a disk the plan ends in the wished one, and stays there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubeflash.domain import steps
+from kubeflash.domain.allocation import align_up, usable
+from kubeflash.domain.carving import DiskView, SsdState, VolumeWish, judge, plan_volumes, volumes_of
+from kubeflash.domain.disk import LABEL_TYPE, MIB, VOLUME_TYPE, Label, Partition, PartitionTable
+
+OWNER = Label("cluster-1", "server-1", "KFA0-1")
+SIZE = 100 * MIB
+LABEL_PART = Partition(1, MIB, MIB, "kubeflash", "aaaaaaaa-0000-0000-0000-000000000000", LABEL_TYPE)
+
+
+def uuid(number: int) -> str:
+    return str(UUID(int=number))
+
+
+def wish(number: int, mib: int, *, deleting: bool = False, exported: bool = False) -> VolumeWish:
+    return VolumeWish(f"ns/v{number}", uuid(number), OWNER.ssd, mib * MIB, deleting, exported)
+
+
+def blank() -> DiskView:
+    return DiskView(OWNER.ssd, SIZE)
+
+
+def table(*parts: Partition, guid: str = OWNER.disk_guid) -> PartitionTable:
+    return PartitionTable("gpt", guid, 34 * 512, SIZE - 34 * 512, (LABEL_PART, *parts))
+
+
+def part(number: int, start: int, mib: int, volume: int) -> Partition:
+    return Partition(number, start, mib * MIB, uuid(volume), uuid(volume), VOLUME_TYPE)
+
+
+def claimed(*parts: Partition) -> DiskView:
+    return DiskView(OWNER.ssd, SIZE, table(*parts), OWNER, shown=frozenset({1, *(p.number for p in parts)}))
+
+
+def plan(disk: DiskView, *wishes: VolumeWish, selected: bool = True):
+    return plan_volumes({disk.ssd: disk}, {disk.ssd: OWNER}, [disk.ssd] if selected else [], wishes)
+
+
+def apply(disk: DiskView, step: steps.Step) -> DiskView:
+    """A disk as the step leaves it; it checks what the step expects, as the real one does."""
+    match step:
+        case steps.ClaimSsd():
+            assert judge(disk, OWNER).state is SsdState.BLANK
+            return claimed()
+        case steps.CarvePartition(partition=new):
+            assert disk.table is not None
+            for other in disk.table.partitions:
+                assert new.end <= other.start or other.end <= new.start, "overlap"
+                assert other.number != new.number
+            assert usable(SIZE).start <= new.start
+            assert new.end <= usable(SIZE).end
+            return replace(
+                disk,
+                table=replace(disk.table, partitions=(*disk.table.partitions, new)),
+                shown=disk.shown | {new.number},
+            )
+        case steps.ShowPartition(partition=shown):
+            return replace(disk, shown=disk.shown | {shown.number})
+        case steps.WipePartition():
+            return disk
+        case steps.RemovePartition(partition=old):
+            assert disk.table is not None
+            kept = tuple(p for p in disk.table.partitions if p != old)
+            return replace(disk, table=replace(disk.table, partitions=kept), shown=disk.shown - {old.number})
+    raise AssertionError(step)
+
+
+def test_a_blank_ssd_is_claimed_before_the_first_volume_is_carved():
+    found = plan(blank(), wish(1, 10)).steps
+    assert [type(step) for step in found] == [steps.ClaimSsd, steps.CarvePartition]
+    assert found[1].partition == Partition(2, 2 * MIB, 10 * MIB, uuid(1), uuid(1), VOLUME_TYPE)
+
+
+def test_without_a_volume_nothing_is_written_to_a_selected_blank_ssd():
+    assert plan(blank()).steps == ()
+
+
+@pytest.mark.parametrize(
+    ("disk", "words"),
+    [
+        (replace(blank(), findings=("ext4 file system",)), "not blank: ext4"),
+        (replace(blank(), trouble="two SSDs have this id"), "two SSDs"),
+        (replace(claimed(), label=replace(OWNER, cluster_id="other")), "of cluster other"),
+        (replace(claimed(), label=replace(OWNER, system_uuid="other")), "of server other"),
+        (replace(claimed(), label=replace(OWNER, ssd="other")), "of SSD other"),
+        (replace(claimed(), label=replace(OWNER, layout=2)), "version 2"),
+        (replace(claimed(), label=None, table=table(guid="ffff")), "no label"),
+        (replace(claimed(part(2, 2 * MIB, 5, 9)), label=None), "no label"),
+    ],
+)
+def test_what_is_not_provably_ours_to_take_is_refused_with_its_reason(disk, words):
+    found = plan(disk, wish(1, 10))
+    assert found.steps == ()
+    assert words in found.refused["ns/v1"]
+
+
+def test_an_ssd_that_no_pool_selects_is_refused():
+    found = plan(blank(), wish(1, 10), selected=False)
+    assert found.steps == ()
+    assert "no pool selects" in found.refused["ns/v1"]
+
+
+def test_a_stranger_s_partition_on_a_claimed_disk_keeps_new_volumes_out_and_old_ones_alive():
+    stranger = Partition(3, 50 * MIB, MIB, "data", uuid(77), "0fc63daf-8483-4772-8e79-3d69d8477de4")
+    disk = claimed(part(2, 2 * MIB, 10, 1))
+    disk = replace(disk, table=table(part(2, 2 * MIB, 10, 1), stranger))
+    found = plan(disk, wish(1, 10), wish(2, 10))
+    assert found.steps == ()
+    assert set(found.refused) == {"ns/v2"}
+    assert "partition 3" in found.refused["ns/v2"]
+
+
+def test_a_claim_that_a_crash_left_without_its_label_goes_on():
+    half = DiskView(OWNER.ssd, SIZE, table(), None, half_claimed=True, findings=("partition table (gpt)",))
+    assert [type(step) for step in plan(half, wish(1, 10)).steps] == [steps.ClaimSsd, steps.CarvePartition]
+
+
+def test_a_partition_that_a_crash_hid_from_the_kernel_is_shown():
+    disk = replace(claimed(part(2, 2 * MIB, 10, 1)), shown=frozenset({1}))
+    assert plan(disk, wish(1, 10)).steps == (steps.ShowPartition(OWNER.ssd, OWNER.disk_guid, part(2, 2 * MIB, 10, 1)),)
+
+
+def test_a_released_volume_is_wiped_before_its_partition_goes_and_not_while_exported():
+    disk = claimed(part(2, 2 * MIB, 10, 1))
+    found = plan(disk, wish(1, 10, deleting=True)).steps
+    assert [type(step) for step in found] == [steps.WipePartition, steps.RemovePartition]
+    waiting = plan(disk, wish(1, 10, deleting=True, exported=True))
+    assert waiting.steps == ()
+    assert "export" in waiting.waiting["ns/v1"]
+
+
+def test_a_volume_of_another_server_s_ssd_is_not_wiped_though_its_object_is_deleted():
+    disk = replace(claimed(part(2, 2 * MIB, 10, 1)), label=replace(OWNER, system_uuid="other"))
+    assert plan(disk, wish(1, 10, deleting=True)).steps == ()
+
+
+def test_an_ssd_that_is_not_there_is_waited_for():
+    found = plan_volumes({}, {}, [OWNER.ssd], [wish(1, 10)])
+    assert found.steps == ()
+    assert "not in this server" in found.waiting["ns/v1"]
+
+
+def test_too_large_is_refused_with_what_would_fit():
+    found = plan(claimed(part(2, 2 * MIB, 90, 1)), wish(1, 90), wish(2, 20))
+    assert found.steps == ()
+    assert found.refused == {"ns/v2": "largest free extent 7Mi < 20Mi"}
+
+
+@given(st.data())
+def test_from_any_state_the_plan_ends_in_the_wished_one_whatever_step_a_crash_fell_on(data):
+    sizes = data.draw(st.lists(st.integers(1, 40), max_size=5), label="sizes")
+    disk = blank()
+    state: dict[int, str] = {}
+    for number, mib in enumerate(sizes):
+        state[number] = data.draw(st.sampled_from(["wanted", "deleting"]), label=f"volume {number}")
+        first = [wish(n, sizes[n]) for n in range(number + 1)]
+        for step in plan(disk, *first).steps:
+            if data.draw(st.booleans(), label="crash"):
+                break
+            disk = apply(disk, step)
+    wishes = [wish(n, sizes[n], deleting=state[n] == "deleting") for n in state]
+    for _ in range(4):
+        found = plan(disk, *wishes)
+        for step in found.steps:
+            disk = apply(disk, step)
+    final = plan(disk, *wishes)
+    assert final.steps == (), "applying twice changes nothing"
+    present = {p.uuid: p.bytes for p in volumes_of(disk.table)}
+    for item in wishes:
+        if item.deleting:
+            assert item.id not in present
+        elif item.key in final.refused:
+            assert item.id not in present
+        else:
+            assert present[item.id] == align_up(item.bytes)
+
+
+def test_a_label_reads_back_and_its_table_s_guid_tells_owners_apart():
+    assert Label.decode(OWNER.encode()) == OWNER
+    assert Label.decode(bytes(4096)) is None
+    guids = {OWNER.disk_guid, replace(OWNER, cluster_id="x").disk_guid, replace(OWNER, ssd="x").disk_guid}
+    assert len(guids) == 3
+    with pytest.raises(ValueError, match="does not hold a KubeFlash label"):
+        Label.decode(b"hello".ljust(4096, b"\0"))
