@@ -48,7 +48,7 @@ class Fleet:
     def install(self) -> None:
         """Applies CRDs and RBAC, and a namespace for volumes, as the README says."""
         self.kubectl("apply", "--server-side", "-f", str(REPO / "crds"))
-        self.kubectl("wait", "--for=condition=Established", "crd", "-l", "app.kubernetes.io/part-of=kubeflash")
+        self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(REPO / "crds"))
         self.kubectl("apply", "-f", str(REPO / "deploy" / "rbac.yaml"))
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
 
@@ -125,6 +125,14 @@ class Fleet:
                 said = found["status"].get("conditions") if found and "status" in found else found
                 raise LabTimeout(f"{kind} {name} is not as expected after {timeout:g} s; it says {json.dumps(said)}")
             time.sleep(interval)
+
+    def wait_gone(self, kind: str, name: str, *, timeout: float = 60) -> None:
+        """Waits until an object is gone."""
+        deadline = time.monotonic() + timeout
+        while self.get(kind, name) is not None:
+            if time.monotonic() > deadline:
+                raise LabTimeout(f"{kind} {name} is still there after {timeout:g} s")
+            time.sleep(0.2)
 
     def wait_ready(self, kind: str, name: str, *, timeout: float = 120, namespace: str | None = NAMESPACE) -> JSON:
         """Waits until an object is Ready."""

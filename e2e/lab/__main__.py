@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from lab import binaries, rundir
 from lab.cache import say
@@ -49,8 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return up(arguments.name, arguments.servers)
             case "status":
                 return status(arguments.name)
+            case "shell" if arguments.server:
+                return console(arguments.name, arguments.server)
             case "shell":
-                return shell(arguments.name, arguments.server, command)
+                shell(arguments.name, command)
             case "down":
                 return down(arguments.name)
             case _:
@@ -233,15 +236,20 @@ def status(name: str) -> int:
     return 0
 
 
-def shell(name: str, server: str | None, command: Sequence[str]) -> int:
+def console(name: str, server: str) -> int:
+    """Attach to a virtual server's console."""
+    run_dir = rundir.of(name)
+    record = rundir.live(run_dir)
+    if server not in record.servers:
+        raise NotUp(f"lab {name!r} has no server {server!r}; it has: {', '.join(record.servers) or 'none'}")
+    importlib.import_module("lab.servers").attach_console(run_dir, server)
+    return 0
+
+
+def shell(name: str, command: Sequence[str]) -> NoReturn:
     """Become a shell, or a command, inside a lab's network."""
     run_dir = rundir.of(name)
     record = rundir.live(run_dir)
-    if server is not None:
-        if server not in record.servers:
-            raise NotUp(f"lab {name!r} has no server {server!r}; it has: {', '.join(record.servers) or 'none'}")
-        importlib.import_module("lab.servers").attach_console(run_dir, server)
-        return 0
     environment = clean_environment()
     environment[ENVIRONMENT] = name
     environment["KUBECONFIG"] = record.kubeconfig
@@ -257,14 +265,13 @@ def down(name: str) -> int:
     """End a lab, and whatever is left of it. Fine when there is none."""
     run_dir = rundir.of(name)
     if (holder := rundir.holder(run_dir)) is not None:
-        os.kill(holder.pid, signal.SIGTERM)
+        holder.send(signal.SIGTERM)
         try:
             wait_until(f"{holder} down", lambda: not holder.alive, timeout=DOWN_SECONDS)
         except LabTimeout as error:
             say(f"lab: {error}; killing it")
-            if holder.alive:
-                os.kill(holder.pid, signal.SIGKILL)
-                wait_until(f"{holder} dead", lambda: not holder.alive, timeout=10)
+            holder.send(signal.SIGKILL)
+            wait_until(f"{holder} dead", lambda: not holder.alive, timeout=10)
     for entry in rundir.remove(run_dir):
         say(f"ended {entry}")
     return 0
@@ -276,10 +283,10 @@ def leftovers() -> int:
     for run_dir in rundir.existing():
         found += [f"process {entry} of {run_dir.name}" for entry in Ledger(run_dir).alive()]
     found += [f"mount {point}" for point in rundir.mounts(rundir.base())]
-    # Labs name no namespaces and keep their links in one of their own: these would be mistakes.
+    # Labs give their network namespaces no names, and keep their links in them: these would be mistakes.
     named = Path("/run/netns")
     found += [f"named network namespace {path.name}" for path in named.glob("kubeflash*")]
-    found += [f"network interface {name}" for name in links() if name in {"kf0", "kf1"}]
+    found += [f"network interface {name}" for name in links(of_process=1) if name in {"kf0", "kf1"}]
     print("\n".join(found), end="\n" if found else "")
     return 1 if found else 0
 

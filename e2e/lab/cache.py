@@ -30,6 +30,10 @@ UNUSED_DAYS = 30.0
 """Artifacts that nobody asked for in so many days are removed when another of the same name is built."""
 
 
+Build = Callable[[Path], None]
+"""Fills the empty folder it is given."""
+
+
 def folder() -> Path:
     """Where artifacts are kept. It need not exist."""
     if given := os.environ.get("KUBEFLASH_CACHE"):
@@ -43,7 +47,7 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def artifact(name: str, key: str, build: Callable[[Path], None], *, about: str = "", offline: bool = False) -> Path:
+def artifact(name: str, key: str, build: Build, *, about: str = "", offline: bool = False) -> Path:
     """The folder of an artifact, built if it is not there.
 
     It is built in a folder beside and renamed when it is whole, so a build that crashed never counts. Two processes do
@@ -77,7 +81,7 @@ def artifact(name: str, key: str, build: Callable[[Path], None], *, about: str =
     return final
 
 
-def _build(final: Path, name: str, build: Callable[[Path], None], about: str) -> None:
+def _build(final: Path, name: str, build: Build, about: str) -> None:
     prefix = f".{final.name}."
     for stale in final.parent.glob(f"{prefix}*.tmp"):  # the lock is ours: whoever built here is dead
         shutil.rmtree(stale)

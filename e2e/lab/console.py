@@ -49,9 +49,10 @@ def attach_console(run_dir: Path, name: str) -> None:
 
 
 def _bridge(console: socket.socket, terminal: int) -> None:
+    line = console.fileno()
     while True:
-        readable, _, _ = select.select([console, terminal], [], [])
-        if console in readable:
+        readable, _, _ = select.select([line, terminal], [], [])
+        if line in readable:
             data = console.recv(1 << 16)
             if not data:
                 return

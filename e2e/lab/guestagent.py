@@ -105,9 +105,7 @@ class GuestAgent:
             CommandError: It cannot be written.
             LabTimeout: The server does not answer.
         """
-        script = (
-            'set -eu; mkdir -p "$(dirname "$1")"; umask 077; cat > "$1.new"; chmod "$2" "$1.new"; mv "$1.new" "$1"'
-        )
+        script = 'set -eu; mkdir -p "$(dirname "$1")"; umask 077; cat > "$1.new"; chmod "$2" "$1.new"; mv "$1.new" "$1"'
         if len(data) > _LARGEST_FILE:
             raise LabError(f"{path}: {len(data)} bytes; a request to the agent holds {_LARGEST_FILE}")
         self.run(["/bin/sh", "-c", script, "sh", path, f"{mode:o}"], input=data)

@@ -93,6 +93,9 @@ GUEST = Path(__file__).parent / "guest"
 DEPS = "opt/kubeflash/deps"
 APP = "/opt/kubeflash/app"
 
+_RECIPE = "2"
+"""Counted up when the functions below come to build something else: part of every artifact's key."""
+
 _COMPILE = ("python3", "-m", "compileall", "-q", "-j", "2", "--invalidation-mode", "unchecked-hash")
 
 _FETCH_KERNEL = """
@@ -146,7 +149,7 @@ def server_image(repo: Path) -> ServerImage:
         BuildError: A step failed; the message ends with its standard error.
     """
     requirements = repo / "requirements" / "runtime.txt"
-    recipe = (SUITE, KERNEL_PACKAGE, _FETCH_KERNEL, *PACKAGES, *NODE_PACKAGES, *DROPPED_MODULES)
+    recipe = (_RECIPE, SUITE, KERNEL_PACKAGE, _FETCH_KERNEL, *PACKAGES, *NODE_PACKAGES, *DROPPED_MODULES)
     debian_key = _key(recipe)
     deps_key = _key((debian_key, requirements.read_text(), *PLATFORMS))
     image_key = _key((deps_key, DISK_SIZE, *INITRAMFS_MODULES, _MAKE_DISK, hash_tree(GUEST)))
@@ -170,7 +173,7 @@ def app_image(repo: Path, tree: Path) -> Path:
         BuildError: The code does not compile, or the image could not be made.
     """
     source = repo / "operator" / "kubeflash"
-    key = _key((_COMPILE_APP, hash_tree(source), str(tree)))
+    key = _key((_RECIPE, _COMPILE_APP, hash_tree(source), str(tree)))
     return cache.artifact("app-image", key, lambda out: _build_app(out, tree, source), offline=True) / "app.ext4"
 
 
@@ -217,14 +220,29 @@ def _build_debian(out: Path) -> None:
 
 
 def _prepare_modules(root: Path) -> None:
-    """Drop the modules nobody needs and unpack the rest: xz takes seconds under emulation."""
+    """Drop the modules nobody needs, unpack the rest and take their signatures off.
+
+    Unpacking and checking them takes seconds of every boot under emulation.
+    """
     modules = _only((root / "usr/lib/modules").iterdir())
     for name in DROPPED_MODULES:
         shutil.rmtree(modules / "kernel" / name, ignore_errors=True)
     packed = [str(path) for path in sorted(modules.rglob("*.ko.xz"))]
     for start in range(0, len(packed), 500):
         _step(["xz", "--decompress", *packed[start : start + 500]], timeout=300)
+    for path in modules.rglob("*.ko"):
+        path.write_bytes(_unsigned(path.read_bytes()))
     _step(["chroot", str(root), "depmod", modules.name], timeout=120)
+
+
+def _unsigned(module: bytes) -> bytes:
+    """A kernel module without the signature at its end (see the kernel's ``include/linux/module_signature.h``)."""
+    magic = b"~Module signature appended~\n"
+    if not module.endswith(magic):
+        return module
+    header = len(module) - len(magic) - 12  # a struct of 12 bytes, the last four of which are the signature's length
+    (length,) = struct.unpack_from(">I", module, header + 8)
+    return module[: header - length]
 
 
 def _build_deps(out: Path, tree: Path, requirements: Path) -> None:

@@ -137,11 +137,16 @@ class Network:
         _ip("link", "set", name, "up" if up else "down")
 
 
-def links() -> dict[str, str]:
-    """Network interfaces of the namespace this process is in: name to kind (``bridge``, ``tun``, or nothing)."""
-    listed = json.loads(_ip("-json", "-details", "link", "show"))
+def links(of_process: int | None = None) -> dict[str, str]:
+    """Network interfaces: name to kind (``bridge``, ``tun``, or nothing).
+
+    Args:
+        of_process: Those of the namespace that this process is in; of the caller's own when None.
+    """
+    listed = json.loads(_ip("-json", "-details", "link", "show", of_process=of_process))
     return {link["ifname"]: link.get("linkinfo", {}).get("info_kind", "") for link in listed}
 
 
-def _ip(*words: str) -> str:
-    return run(["ip", *words], timeout=_COMMAND_TIMEOUT).stdout_text
+def _ip(*words: str, of_process: int | None = None) -> str:
+    entrance = [] if of_process is None else ["nsenter", f"--net=/proc/{of_process}/ns/net", "--"]
+    return run([*entrance, "ip", *words], timeout=_COMMAND_TIMEOUT).stdout_text

@@ -9,7 +9,7 @@ driver handles them. Slot numbers are unique in a server: Linux names them in ``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lab.errors import LabError
@@ -67,6 +67,22 @@ def layout(spec: ServerSpec) -> Layout:
         for device in root.ports:
             builder.add_behind_port("pcie-root-port", bus, device)
     return Layout(tuple(builder.devices), builder.ports, builder.ssds)
+
+
+def all_devices(spec: ServerSpec, plugged: Mapping[str, Ssd]) -> list[QemuDevice]:
+    """Everything a server starts with.
+
+    Args:
+        spec: The server.
+        plugged: Port name → the SSD in it now; at the first start ``layout(spec).ssds``.
+    """
+    tree = layout(spec)
+    devices: list[QemuDevice] = list(tree.devices)
+    for name, ssd in plugged.items():
+        devices += subsystem_devices(ssd)
+        devices += ssd_devices(ssd, tree.ports[name].bus)
+        devices += subsystem_namespaces(ssd)
+    return devices
 
 
 def ssd_devices(ssd: Ssd, bus: str) -> list[QemuDevice]:
@@ -174,24 +190,3 @@ class _Builder:
                 self.ssds[device.name] = device
             case Empty():
                 self.ports[device.name] = Port(device.name, port, slot)
-
-
-def all_devices(spec: ServerSpec, plugged: Mapping[str, Ssd]) -> list[QemuDevice]:
-    """Everything a server starts with.
-
-    Args:
-        spec: The server.
-        plugged: Port name → the SSD in it now; at the first start ``layout(spec).ssds``.
-    """
-    tree = layout(spec)
-    devices: list[QemuDevice] = list(tree.devices)
-    for name, ssd in plugged.items():
-        devices += subsystem_devices(ssd)
-        devices += ssd_devices(ssd, tree.ports[name].bus)
-        devices += subsystem_namespaces(ssd)
-    return devices
-
-
-def nested(devices: Sequence[QemuDevice]) -> dict[str, str]:
-    """Device id → the id it hangs on: for tests and for messages."""
-    return {str(device["id"]): str(device["bus"]) for device in devices if "bus" in device}

@@ -182,6 +182,17 @@ class Entry:
         """Whether this very process still runs."""
         return boot_id() == self.boot and start_time(self.pid) == self.started
 
+    def send(self, number: int) -> bool:
+        """Send this very process a signal, and no later one of its id; whether it was there to get it."""
+        with process_handle(self) as handle:
+            if handle is None:
+                return False
+            try:
+                signal.pidfd_send_signal(handle, number)
+            except ProcessLookupError:
+                return False
+            return True
+
     def __str__(self) -> str:
         return f"{self.what} (pid {self.pid})"
 
@@ -236,7 +247,7 @@ def reap(run_dir: Path, *, grace: float = 10.0) -> list[Entry]:
     with contextlib.ExitStack() as stack:
         handles: dict[int, Entry] = {}
         for entry in Ledger(run_dir).entries():
-            handle = stack.enter_context(_process_handle(entry))
+            handle = stack.enter_context(process_handle(entry))
             if handle is not None:
                 handles[handle] = entry
         ended = list(handles.values())
@@ -252,7 +263,7 @@ def reap(run_dir: Path, *, grace: float = 10.0) -> list[Entry]:
 
 
 @contextlib.contextmanager
-def _process_handle(entry: Entry) -> Iterator[int | None]:
+def process_handle(entry: Entry) -> Iterator[int | None]:
     """A descriptor of this very process (pidfd): a signal sent through it cannot reach another. None when gone."""
     try:
         handle = os.pidfd_open(entry.pid)

@@ -199,7 +199,4 @@ def command_line(
 
 
 def _console(files: Files) -> str:
-    return (
-        f"socket,id=console,path={files.console_socket},server=on,wait=off,"
-        f"logfile={files.console_log},logappend=on"
-    )
+    return f"socket,id=console,path={files.console_socket},server=on,wait=off,logfile={files.console_log},logappend=on"

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Protocol
 
 from lab import pcie, qemu
-from lab.console import attach_console as attach_console
+from lab.console import attach_console
 from lab.errors import LabError, LabTimeout, ProcessDied, tail
 from lab.guestagent import GuestAgent
 from lab.image import ServerImage
 from lab.processes import Completed, ManagedProcess, run, wait_until
 from lab.qmp import Qmp
 from lab.spec import ServerSpec, Ssd
+
+__all__ = ["Cables", "VirtualServer", "attach_console", "start_all"]
 
 READY = "/run/kubeflash-lab/ready"
 FAILED = "/run/kubeflash-lab/failed"

@@ -9,15 +9,16 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
+from api.objects import CRDS, body_of, delete_all, send
+from kubeflash.api.v1alpha1 import Resource
 from kubeflash.kube.client import Client, load_configuration
 from lab.controlplane import ControlPlane
 from lab.lab import Lab
 
-CRDS = Path(__file__).parents[2] / "crds"
 _numbers = itertools.count(1)
 
 
@@ -51,3 +52,31 @@ def namespace(client: Client) -> str:
     name = f"test-{next(_numbers)}"
     client.call("POST", "/api/v1/namespaces", body={"metadata": {"name": name}})
     return name
+
+
+@pytest.fixture(scope="module")
+def clean(client: Client) -> Iterator[None]:
+    """Leaves none of `api.objects` behind."""
+    yield
+    delete_all(client)
+
+
+@pytest.fixture(scope="session")
+def make(client: Client) -> Any:
+    """Makes an object, in namespace default where its kind has one; returns it as the API server answered."""
+
+    def create(kind: type[Resource], spec: dict[str, Any], name: str = "") -> Any:
+        return kind.from_json(send(client, "POST", body_of(kind, spec, name)))
+
+    return create
+
+
+@pytest.fixture(scope="session")
+def kubectl(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Runs kubectl; its discovery cache is of this cluster, not of an earlier one at the same address."""
+    cache = tmp_path_factory.mktemp("kubectl-cache")
+
+    def run(*words: str, **options: Any) -> Any:
+        return cluster.kubectl("--cache-dir", cache, *words, **options)
+
+    return run

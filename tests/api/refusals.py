@@ -142,7 +142,7 @@ SCHEMA: tuple[Refused, ...] = (
     Refused("FlashAttachment", {"nodeName": "gpu-a"}, "spec.volume: Required value"),
     Refused("FlashNode", {"paused": "yes"}, "must be of type boolean"),
     volume_status("should be greater than or equal to 0", bytes=-1),
-    volume_status("status.bytes in body must be of type integer", bytes="1Gi"),
+    volume_status("status.bytes: Invalid value", bytes="1Gi"),
     volume_status('supported values: "True", "False", "Unknown"', conditions=[{**CONDITION, "status": "Yes"}]),
     volume_status("reason in body should match", conditions=[{**CONDITION, "reason": "two words"}]),
     volume_status("must be of type date-time", conditions=[{**CONDITION, "lastTransitionTime": "yesterday"}]),

@@ -1,7 +1,7 @@
 """CustomResourceDefinitions, generated from the pydantic models: `python -m kubeflash.api.crds DIR [--check]`.
 
-pydantic says JSON Schema 2020-12; the API server wants a *structural* OpenAPI v3 schema: no references, one type a
-node, no null, and only the keywords that it knows. What pydantic says beyond that is an error here, never dropped.
+`kubeflash.api.structural` makes the schema; names, columns, rules and selectable fields are added here, each checked
+against it.
 
 Two choices that the schema makes for the models:
 
@@ -25,26 +25,13 @@ from typing import Any
 
 import yaml
 
+from kubeflash.api.structural import JSON, CrdError, ordered, structural
 from kubeflash.api.v1alpha1 import KINDS, Column, KindInfo, Resource
-
-JSON = dict[str, Any]
 
 HEADER = "# generated from operator/kubeflash/api by `make crds`; do not edit\n"
 CATEGORY = "flash"
 LABELS = {"app.kubernetes.io/name": "kubeflash", "app.kubernetes.io/part-of": "kubeflash"}
 
-KEYWORDS = (
-    "description", "type", "format", "enum", "default", "pattern", "minLength", "maxLength", "minimum", "maximum",
-    "minItems", "maxItems", "anyOf", "x-kubernetes-int-or-string", "x-kubernetes-list-type",
-    "x-kubernetes-list-map-keys", "x-kubernetes-map-type", "properties", "additionalProperties", "items", "required",
-    "x-kubernetes-validations",
-)  # fmt: skip
-"""What a node of the schema may say, in the order in which the file says it."""
-
-_MERGED = ("$ref", "allOf", "const", "title", "$defs")
-"""What pydantic says and `_node` takes apart."""
-
-_INT_OR_STRING = [{"type": "integer"}, {"type": "string"}]
 _STEP = re.compile(r'\.(?P<field>[A-Za-z][A-Za-z0-9]*)|\[\?\(@\.(?P<key>[A-Za-z]+)=="[^"]*"\)\]')
 
 _META: JSON = {
@@ -58,14 +45,6 @@ _META: JSON = {
     },
 }
 """Metadata's own schema, for columns alone: the API server validates it by itself."""
-
-
-class CrdError(Exception):
-    """A kind cannot be made a CustomResourceDefinition; the message says which part of which model."""
-
-
-class NotStructural(CrdError):
-    """A model says something that a structural schema cannot."""
 
 
 class PathMissing(CrdError):
@@ -131,8 +110,8 @@ def root_schema(kind: type[Resource]) -> JSON:
             "apiVersion": {"type": "string", "description": f"{kind.info.group}/{kind.info.version}."},
             "kind": {"type": "string", "description": f"{kind.info.kind}."},
             "metadata": {"type": "object"},
-            "spec": _node(parts["spec"], definitions, f"{kind.info.kind}.spec", defaults=True),
-            "status": _node(parts["status"], definitions, f"{kind.info.kind}.status", defaults=False),
+            "spec": structural(parts["spec"], definitions, f"{kind.info.kind}.spec", defaults=True),
+            "status": structural(parts["status"], definitions, f"{kind.info.kind}.status", defaults=False),
         },
     }
     if "spec" in raw["required"]:
@@ -141,7 +120,7 @@ def root_schema(kind: type[Resource]) -> JSON:
         where = f"{kind.info.kind}: rule {rule.message!r}"
         node = field_at(schema, rule.path, where)
         node.setdefault("x-kubernetes-validations", []).append({"rule": rule.expression, "message": rule.message})
-    return _ordered(schema)
+    return ordered(schema)
 
 
 def field_at(schema: JSON, path: Sequence[str], where: str) -> JSON:
@@ -158,97 +137,6 @@ def field_at(schema: JSON, path: Sequence[str], where: str) -> JSON:
             raise PathMissing(f"{where}: {at} has no field {name!r}; it has {', '.join(properties) or 'none'}")
         node = properties[name]
     return node
-
-
-def _node(raw: JSON, definitions: JSON, where: str, *, defaults: bool, inside: tuple[str, ...] = ()) -> JSON:
-    """One node made structural: references put in place, `X | None` made X, defaults kept or dropped."""
-    merged, inside = _merged(raw, definitions, where, inside)
-    if "const" in merged:
-        merged["enum"] = [merged.pop("const")]
-    node: JSON = {key: value for key, value in merged.items() if key != "title"}
-    if unknown := sorted(node.keys() - set(KEYWORDS)):
-        raise NotStructural(f"{where}: {', '.join(unknown)} cannot be said in a structural schema")
-    if node.get("x-kubernetes-int-or-string"):
-        if "type" in node or node.get("anyOf") != _INT_OR_STRING:
-            raise NotStructural(f"{where}: an int-or-string has anyOf integer, string and no type")
-    elif "anyOf" in node or "type" not in node:
-        raise NotStructural(f"{where}: not of one type; a union can be told apart by nobody")
-    if node.get("type") == "integer":
-        node["format"] = "int64"
-    if "properties" in node:
-        node["properties"] = {
-            name: _node(part, definitions, f"{where}.{name}", defaults=defaults, inside=inside)
-            for name, part in node["properties"].items()
-        }
-    for key, mark in (("items", "[]"), ("additionalProperties", "{}")):
-        if key in node:
-            if not isinstance(node[key], dict):
-                raise NotStructural(f"{where}: {key} needs a type")
-            node[key] = _node(node[key], definitions, where + mark, defaults=defaults, inside=inside)
-    default = node.pop("default", None)
-    if defaults and _tells(default, node):
-        node["default"] = _beyond(default, node)
-    return node
-
-
-def _merged(raw: JSON, definitions: JSON, where: str, inside: tuple[str, ...]) -> tuple[JSON, tuple[str, ...]]:
-    """`raw` with its references, single `allOf` and `anyOf [X, null]` put in place; what stands beside them wins."""
-    node = dict(raw)
-    while True:
-        if "$ref" in node:
-            name = node.pop("$ref").rpartition("/")[2]
-            if name in inside:
-                raise NotStructural(f"{where}: {name} contains itself")
-            inside = (*inside, name)
-            node = {**definitions[name], **node}
-        elif len(node.get("allOf", ())) == 1:
-            node = {**node.pop("allOf")[0], **node}
-        elif {"type": "null"} in node.get("anyOf", ()):
-            rest = [option for option in node.pop("anyOf") if option != {"type": "null"}]
-            node = {**rest[0], **node} if len(rest) == 1 else {**node, "anyOf": rest}
-        else:
-            return node, inside
-
-
-def _tells(default: Any, node: JSON) -> bool:
-    """Whether a default says more than that the field is absent. A `{}` on an object brings its fields' defaults."""
-    return default not in (None, [], "", {}) or (default == {} and "properties" in node)
-
-
-def _beyond(default: Any, node: JSON) -> Any:
-    """A default without what the defaults of the fields inside say already."""
-    if not isinstance(default, dict):
-        return default
-    fields = node.get("properties", {})
-    return {
-        name: _beyond(value, fields[name])
-        for name, value in default.items()
-        if value not in (None, [], "", {}) and not _same(value, fields[name])
-    }
-
-
-def _same(value: Any, node: JSON) -> bool:
-    """Whether the API server fills in `value` by itself, from the defaults of the field and of those inside."""
-    if "default" not in node:
-        return False
-    if isinstance(value, dict):
-        return not _beyond(value, node) and node["default"] == {}
-    return bool(value == node["default"])
-
-
-def _ordered(node: JSON) -> JSON:
-    """The node with its keywords in the order of `KEYWORDS`; fields stay in the models' order."""
-    result: JSON = {}
-    for key in KEYWORDS:
-        if key not in node:
-            continue
-        value = node[key]
-        if key == "properties":
-            value = {name: _ordered(part) for name, part in value.items()}
-        elif key in {"items", "additionalProperties"}:
-            value = _ordered(value)
-        result[key] = value
-    return result
 
 
 def _column(column: Column) -> JSON:

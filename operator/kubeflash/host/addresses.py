@@ -49,8 +49,8 @@ class _Assigned:
 def global_addresses() -> tuple[NodeAddress, ...]:
     """The addresses by which others can reach this server, in order, each with its interface.
 
-    Left out are those of loopback and link scope, those that are about to go or not confirmed yet, and those of pods and
-    Services.
+    Left out are those of loopback and link scope, those that are about to go or not confirmed yet, and those of pods
+    and Services.
 
     Raises:
         NoAddress: when the kernel does not answer.

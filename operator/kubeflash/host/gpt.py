@@ -29,6 +29,7 @@ from kubeflash.host.partitions import TOOL_LIMIT, KernelPartition
 from kubeflash.host.root import HostRoot
 
 QUIET = ["--quiet", "--no-reread", "--no-tell-kernel", "--wipe", "never", "--wipe-partitions", "never"]
+LAST_NUMBER = TABLE_ENTRIES - 1  # DISK_MAX_PARTS of the kernel counts the disk itself: it refuses number 256
 _NUMBER = re.compile(r"[0-9]+$")
 _NAME = re.compile(r"[A-Za-z0-9 ._-]{0,36}")
 
@@ -175,8 +176,8 @@ def _must_be_free(device: Path, table: PartitionTable, partition: Partition) -> 
             raise PartitionDiffers(f"the place of {partition} on {device} is taken by {other}")
     if partition.start < table.first_usable or partition.end > table.end_usable:
         raise PartitionDiffers(f"{partition} does not fit on {device}: usable to byte {table.end_usable}")
-    if not 1 <= partition.number <= TABLE_ENTRIES:
-        raise PartitionDiffers(f"{partition.number} is not a partition number from 1 to {TABLE_ENTRIES}")
+    if not 1 <= partition.number <= LAST_NUMBER:
+        raise PartitionDiffers(f"the kernel shows partitions 1 to {LAST_NUMBER}, not {partition.number}")
 
 
 def _read_back(device: Path, disk_guid: str, partition: Partition) -> None:

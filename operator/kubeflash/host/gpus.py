@@ -67,7 +67,7 @@ def find_gpus(root: HostRoot, rules: GpuRules) -> tuple[PciDevice, ...]:
     """The GPUs, by address. Shares of a GPU (SR-IOV virtual functions) are not counted beside it.
 
     Intel's integrated graphics is left out: it is function 00:02.0, on the root bus, on every platform that has one. A
-    card of Intel's is behind a port; and other vendors' devices on a root bus are cards that a virtual machine was given.
+    card of Intel's is behind a port; other vendors' devices on a root bus are cards that a virtual machine was given.
     """
     candidates = [
         address

@@ -27,8 +27,8 @@ class NoIdentity(HostError):
 def system_uuid(root: HostRoot) -> str:
     """The DMI system UUID, else the machine id in the form of a UUID; lower case.
 
-    The machine id belongs to an installation: disks of a reinstalled server are then another server's. In a container it
-    must be that of the host.
+    The machine id belongs to an installation: the disks of a reinstalled server are then another server's. In a
+    container it must be that of the host.
 
     Raises:
         NoIdentity: when the server has neither.

@@ -12,8 +12,6 @@ from kubeflash.host.nvme import NvmeSsd, find_ssds
 from kubeflash.host.root import HostRoot
 from kubeflash.topology.tree import PciDevice
 
-__all__ = ["Inventory", "NvmeSsd", "discover"]
-
 
 @dataclass(frozen=True)
 class Inventory:
@@ -51,9 +49,5 @@ def discover(root: HostRoot, rules: GpuRules) -> Inventory:
 
 
 def _unclear(gpus: tuple[PciDevice, ...], ssds: tuple[NvmeSsd, ...]) -> bool:
-    """Whether a bridge is unknown that a distance depends on; an Intel VMD above a device's own domain is none."""
-    return any(
-        hop.kind == "Unknown" and hop.address.startswith(f"{device.domain}:")
-        for device in (*gpus, *(ssd.pci for ssd in ssds))
-        for hop in device.path
-    )
+    """Whether a bridge is unknown that a distance depends on."""
+    return any(hop.kind == "Unknown" for device in (*gpus, *(ssd.pci for ssd in ssds)) for hop in device.local_path)

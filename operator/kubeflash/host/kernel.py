@@ -17,10 +17,8 @@ def read_kernel(root: HostRoot) -> Kernel:
     """
     release = read_text(root.proc / "sys" / "kernel" / "osrelease") or ""
     modules = root.path / "lib" / "modules" / release if release else None
-    if _loaded(root, "nvmet_tcp"):
-        can_export = root.nvmet.is_dir()  # else configfs is not mounted: nothing can be exported
-    else:
-        can_export = _available(modules, "nvmet-tcp")
+    # loaded, and no folder of it: configfs is not mounted, so nothing can be exported
+    can_export = root.nvmet.is_dir() if _loaded(root, "nvmet_tcp") else _available(modules, "nvmet-tcp")
     # read without having been written, the file lists the options that it knows
     options = read_text(root.dev / "nvme-fabrics") or ""
     return Kernel(

@@ -62,7 +62,8 @@ class NvmeSsd:
 def find_ssds(root: HostRoot) -> tuple[NvmeSsd, ...]:
     """The namespaces of all local NVMe SSDs, by PCI address and namespace id.
 
-    Controllers over a fabric are left out. A namespace that several controllers reach counts once, at the first address.
+    Controllers over a fabric are left out. A namespace that several controllers reach counts once, at the first
+    address.
     """
     controllers = dict(_local_controllers(root))
     tree = read_pci_devices(root, set(controllers.values()))

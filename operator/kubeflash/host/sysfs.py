@@ -12,8 +12,8 @@ _LIMIT = 1 << 16  # an attribute is at most one page; this leaves room for the f
 def read_text(path: Path, limit: int = _LIMIT) -> str | None:
     """The file's text without white space and NULs around it; None when it cannot be read.
 
-    A device that has gone answers ENOENT, ENODEV, ENXIO or EIO, an attribute that it does not have ENOENT or EINVAL, one
-    that is root's EACCES: a caller can do nothing else about any of them. Bytes that are no UTF-8 become U+FFFD.
+    A device that has gone answers ENOENT, ENODEV, ENXIO or EIO, an attribute that it does not have ENOENT or EINVAL,
+    one that is root's EACCES: a caller can do nothing else about any of them. Bytes that are no UTF-8 become U+FFFD.
     """
     try:
         with path.open("rb") as file:
@@ -43,8 +43,8 @@ def list_names(folder: Path) -> list[str]:
 def device_path(sys: Path, link: Path) -> str | None:
     """Where a link of /sys/class or /sys/bus leads: the path below /sys, such as `devices/pci0000:00/0000:00:01.0`.
 
-    The kernel's links are relative and lead straight to folders below /sys/devices, so the target follows from the link's
-    text alone: one system call, and nothing that could leave the root.
+    The kernel's links are relative and lead straight to folders below /sys/devices, so the target follows from the
+    link's text alone: one system call, and nothing that could leave the root.
 
     Returns:
         None when it is no link, or one that leads elsewhere.

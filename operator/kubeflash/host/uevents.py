@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import logging
 import os
 import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from kubeflash.host.errors import HostError
 
+log = logging.getLogger(__name__)
+
+_NETLINK_KOBJECT_UEVENT = 15  # linux/netlink.h
 _KERNEL_GROUP = 1  # group 2 has udev's own messages, in another form
 _LARGEST = 8192  # the kernel's own limit is 2 KiB of variables and a path
 _BUFFER = 1 << 20
@@ -24,7 +31,7 @@ class Uevent:
     """One message of the kernel.
 
     Attributes:
-        action: add, remove, change, bind, unbind, move, online, offline; `lost` stands for messages that were dropped.
+        action: add, remove, change, bind, unbind, move, online, offline.
         devpath: the device's path below /sys, such as /devices/pci0000:00/0000:00:01.0/nvme/nvme0.
         subsystem: block, nvme, pci, ...
         name: name of the device node below /dev, such as nvme0n1p1; empty without one.
@@ -38,65 +45,92 @@ class Uevent:
     @property
     def concerns_storage(self) -> bool:
         """Whether GPUs, SSDs, their partitions or connections may have changed. Of block devices only NVMe's count."""
-        if self.subsystem == "block":
-            return self.name.startswith("nvme")
-        return self.action == "lost" or self.subsystem in _STORAGE
+        return self.subsystem in _STORAGE or (self.subsystem == "block" and self.name.startswith("nvme"))
 
 
-LOST = Uevent("lost")
-"""Something happened, nobody knows what: messages came faster than they were read."""
+@asynccontextmanager
+async def listening(changed: Callable[[Uevent | None], None]) -> AsyncIterator[None]:
+    """Calls `changed` in the running loop for every message that concerns storage, inside of the `async with`.
+
+    None stands for messages that were lost since they came faster than they were read: anything may have changed. Where
+    the kernel does not let us listen, a warning is logged and nothing is ever called: whoever listens also looks by
+    itself from time to time.
+    """
+    try:
+        listener = open_uevents()
+    except NoUevents as error:
+        log.warning("%s; changes are noticed when the agent looks by itself", error)
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        try:
+            messages = receive(listener)
+        except NoUevents as error:
+            log.warning("%s; changes are noticed when the agent looks by itself", error)
+            loop.remove_reader(listener)
+            messages = [None]
+        for message in messages:
+            if message is None or message.concerns_storage:
+                changed(message)
+
+    loop.add_reader(listener, read)
+    try:
+        yield
+    finally:
+        loop.remove_reader(listener)
+        listener.close()
 
 
 def open_uevents() -> socket.socket:
     """A non-blocking socket that becomes readable when a device changes; for `loop.add_reader` and `receive`.
 
-    It hears of devices in the network namespace of the server; inside a container's own it stays silent.
+    It hears of devices in the network namespace of the server; in a container's own it stays silent.
 
     Raises:
         NoUevents: when the kernel refuses.
     """
     try:
         listener = socket.socket(
-            socket.AF_NETLINK,
-            socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
-            socket.NETLINK_KOBJECT_UEVENT,
+            socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, _NETLINK_KOBJECT_UEVENT
         )
     except OSError as error:
-        raise NoUevents(f"no messages about devices: {error}") from error
+        raise NoUevents(f"the kernel's messages about devices cannot be heard: {error}") from error
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)  # the kernel takes less where it must
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)  # the kernel grants less where it must
         listener.bind((0, _KERNEL_GROUP))
     except OSError as error:
         listener.close()
-        raise NoUevents(f"no messages about devices: {error}") from error
+        raise NoUevents(f"the kernel's messages about devices cannot be heard: {error}") from error
     return listener
 
 
-def receive(listener: socket.socket) -> list[Uevent]:
-    """All messages that wait; `LOST` among them where some were dropped. Does not block.
+def receive(listener: socket.socket) -> list[Uevent | None]:
+    """All messages that wait, None where some were lost. Does not block.
 
     Raises:
-        NoUevents: when the socket is of no use any more: open another one.
+        NoUevents: when the socket is of no use any more.
     """
-    found: list[Uevent] = []
+    found: list[Uevent | None] = []
     while True:
         try:
             content, sender = listener.recvfrom(_LARGEST)
         except BlockingIOError:
             return found
-        except InterruptedError:
-            continue
         except OSError as error:
-            if error.errno == errno.ENOBUFS:
-                found.append(LOST)
-                continue
-            raise NoUevents(f"no messages about devices any more: {os.strerror(error.errno or 0)}") from error
-        if _is_kernel(sender) and (event := parse(content)):
+            if error.errno != errno.ENOBUFS:
+                reason = os.strerror(error.errno or 0)
+                raise NoUevents(f"the kernel's messages about devices ended: {reason}") from error
+            found.append(None)
+            continue
+        # the kernel's netlink port is 0; any process may send to ours
+        if sender[0] == 0 and (event := parse(content)):
             found.append(event)
 
 
 def parse(content: bytes) -> Uevent | None:
-    r"""Reads a message: `action@devpath`, then `KEY=value`, each ended by a NUL. None when it is none of the kernel's."""
+    """Reads a message: `action@devpath`, then `KEY=value`, each ended by a NUL. None when it is not of this form."""
     head, *rest = content.decode(errors="replace").split("\0")
     action, at, devpath = head.partition("@")
     if not at or not action:
@@ -108,8 +142,3 @@ def parse(content: bytes) -> Uevent | None:
         subsystem=values.get("SUBSYSTEM", ""),
         name=values.get("DEVNAME", ""),
     )
-
-
-def _is_kernel(sender: object) -> bool:
-    """Whether a message came from the kernel, whose netlink port is 0, and not from another process."""
-    return isinstance(sender, tuple) and bool(sender) and sender[0] == 0

@@ -1,20 +1,14 @@
-"""Which SSD is a GPU's: the nearest, and among equally near ones shared out fairly. The same from boot to boot.
-
-Every GPU gets an SSD at the least distance that there is for it; SSDs may be shared. Among equally near SSDs the GPUs
-are spread so that no other choice is more even: an optimal semi-matching (Harvey, Ladner, Lovász, Tamir, "Semi-matchings
-for bipartite graphs and load balancing", 2003): it is optimal when no chain of moves leads from an SSD to one that serves
-at least two GPUs less.
-"""
+"""Which SSD is a GPU's: the nearest, and among equally near ones shared out fairly. The same from boot to boot. Pure."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kubeflash.api.v1alpha1 import Distance
+from kubeflash.topology.assignment import assign
 from kubeflash.topology.distance import distance
-from kubeflash.topology.tree import PciDevice
+from kubeflash.topology.tree import PciDevice, PciTree
 
 
 @dataclass(frozen=True)
@@ -29,61 +23,40 @@ class Pair:
 def pair(gpus: Iterable[PciDevice], ssds: Iterable[PciDevice]) -> tuple[Pair, ...]:
     """Each GPU with its SSD, in the order of the GPUs' addresses; empty when there are no SSDs.
 
-    The result does not depend on the order of the arguments.
+    The first of these criteria that differs decides:
+
+    1. as many GPUs as possible have an SSD at PIX, then at PXB, and so on: since an SSD can serve several, each GPU
+       gets the least distance that there is for it;
+    2. the GPUs are spread: the sum of the squares of the numbers of GPUs that an SSD serves is least, so that these
+       numbers differ by at most one among SSDs that are equally near to the same GPUs;
+    3. the first GPU by address has the first SSD by address that the others allow, then the second GPU, and so on.
+
+    The order of the arguments does not matter, and a device that is named twice counts once.
     """
-    devices = sorted(ssds, key=_address)
-    choices: dict[str, tuple[str, ...]] = {}
-    least: dict[str, Distance] = {}
-    for gpu in sorted(gpus, key=_address):
-        measured = [(distance(gpu, ssd), ssd.address) for ssd in devices]
-        if not measured:
-            return ()
-        least[gpu.address] = min((found for found, _ in measured), key=lambda item: item.rank)
-        choices[gpu.address] = tuple(address for found, address in measured if found == least[gpu.address])
-    chosen = _spread(choices)
-    return tuple(Pair(gpu, chosen[gpu], least[gpu]) for gpu in choices)
+    all_gpus, all_ssds = PciTree.of(gpus).devices, PciTree.of(ssds).devices
+    if not all_gpus or not all_ssds:
+        return ()
+    matrix = [[distance(gpu, ssd) for ssd in all_ssds] for gpu in all_gpus]
+    nearest = [[column for column, item in enumerate(row) if item == min(row)] for row in matrix]
+    return tuple(
+        Pair(gpu.address, all_ssds[column].address, row[column])
+        for gpu, row, column in zip(all_gpus, matrix, _spread(nearest, len(all_ssds)), strict=True)
+    )
 
 
-def _address(device: PciDevice) -> tuple[int, ...]:
-    """Numeric order of addresses, whatever the width of the domain."""
-    domain, bus, rest = device.address.split(":")
-    slot, _, function = rest.partition(".")
-    return tuple(int(part, 16) for part in (domain, bus, slot, function))
+def _spread(nearest: Sequence[Sequence[int]], ssds: int) -> list[int]:
+    """For each GPU the number of the SSD that it gets, of those (in `nearest`) that it may have.
 
-
-def _spread(choices: dict[str, tuple[str, ...]]) -> dict[str, str]:
-    """One of its choices for each GPU, as even as can be."""
-    chosen: dict[str, str] = {}
-    load = dict.fromkeys((ssd for options in choices.values() for ssd in options), 0)
-    for gpu, options in choices.items():
-        chosen[gpu] = min(options, key=lambda ssd: load[ssd])  # min keeps the first of equals: the lowest address
-        load[chosen[gpu]] += 1
-    while chain := next((found for ssd in load if (found := _relieving(ssd, choices, chosen, load))), None):
-        load[chosen[chain[0][0]]] -= 1
-        load[chain[-1][1]] += 1
-        for gpu, ssd in chain:
-            chosen[gpu] = ssd
-    return chosen
-
-
-def _relieving(
-    start: str, choices: dict[str, tuple[str, ...]], chosen: dict[str, str], load: dict[str, int]
-) -> list[tuple[str, str]]:
-    """Moves (GPU, new SSD) that take one GPU off `start` and end at an SSD with at least two less; empty for none."""
-    came: dict[str, tuple[str, str]] = {}
-    queue = deque([start])
-    while queue:
-        ssd = queue.popleft()
-        if load[ssd] <= load[start] - 2:
-            chain = []
-            while ssd != start:
-                gpu, before = came[ssd]
-                chain.append((gpu, ssd))
-                ssd = before
-            return chain[::-1]
-        for gpu in (gpu for gpu, current in chosen.items() if current == ssd):
-            for option in choices[gpu]:
-                if option != start and option not in came:
-                    came[option] = (gpu, ssd)
-                    queue.append(option)
-    return []
+    An assignment of GPUs to seats: an SSD has a seat for every GPU that may have it, and its n-th seat costs 2n - 1, so
+    that n GPUs on it cost n squared. Criteria 2 and 3 become one whole number: the cost of the seats, followed by one
+    digit a GPU, the first GPU's foremost, that is the number of its SSD. So there is exactly one best assignment.
+    """
+    gpus = len(nearest)
+    unit = ssds**gpus  # one more than all the digits can say
+    never = 2 * gpus**2 * unit  # more than the dearest permitted assignment in all
+    seats = [(ssd, place) for ssd in range(ssds) for place in range(sum(ssd in allowed for allowed in nearest))]
+    costs = [
+        [(2 * place + 1) * unit + ssd * ssds ** (gpus - 1 - gpu) if ssd in allowed else never for ssd, place in seats]
+        for gpu, allowed in enumerate(nearest)
+    ]
+    return [seats[seat][0] for seat in assign(costs)]

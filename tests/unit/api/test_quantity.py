@@ -36,7 +36,7 @@ def test_parse(text, count):
     assert parse_quantity(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "Gi", "-1", "1 Gi", "1gi", "1KB", "1e3", ".5Gi", "1.Gi", "NaN", "1_0", "١Gi"])
+@pytest.mark.parametrize("text", ["", "Gi", "-1", "1 Gi", "1gi", "1KB", "1e3", ".5Gi", "1.Gi", "1_0", "\u0661Gi"])
 def test_what_is_no_quantity_is_refused_with_a_right_one(text):
     with pytest.raises(ValueError, match="500Gi"):
         parse_quantity(text)
