@@ -119,7 +119,9 @@ def run(fleet: Fleet) -> None:
         fleet.apply(volume("kv-0", "512Mi", node="gpu-a", gpu=gpu))
         fleet.wait_ready("flashvolume", "kv-0")
         demo.kubectl("get", "flashvolumes", "-n", NAMESPACE, "-o", "wide")
-        demo.say(demo.on("gpu-a", "lsblk -o NAME,SIZE,PARTLABEL,PARTUUID /dev/disk/by-id/nvme-*KFA0* 2>/dev/null || lsblk"))
+        demo.say(
+            demo.on("gpu-a", "lsblk -o NAME,SIZE,PARTLABEL,PARTUUID /dev/disk/by-id/nvme-*KFA0* 2>/dev/null || lsblk")
+        )
     with demo.step("Attached on its own server it is the local device: a file system, a file, its checksum"):
         fleet.apply(attachment("kv-0-on-a", "kv-0", "gpu-a"))
         device = fleet.wait_ready("flashattachment", "kv-0-on-a")["status"]["device"]
@@ -129,7 +131,9 @@ def run(fleet: Fleet) -> None:
         demo.on("gpu-a", "umount /mnt/kv")
         demo.fio("gpu-a", device)
         fleet.delete("flashattachment", "kv-0-on-a")
-    with demo.step("Attached on the other server: its own subsystem, port and keys, over NVMe/TCP, authenticated both ways"):
+    with demo.step(
+        "Attached on the other server: its own subsystem, port and keys, over NVMe/TCP, authenticated both ways"
+    ):
         fleet.apply(attachment("kv-0-on-b", "kv-0", "gpu-b"))
         found = fleet.wait_ready("flashattachment", "kv-0-on-b")
         device = found["status"]["device"]
@@ -147,7 +151,10 @@ def run(fleet: Fleet) -> None:
         fleet.delete("flashattachment", "kv-0-on-b")
         fleet.delete("flashvolume", "kv-0")
         demo.say(demo.on("gpu-a", "ls /sys/kernel/config/nvmet/subsystems /sys/kernel/config/nvmet/ports"))
-        left = demo.on("gpu-a", f"dd if={disk_of(fleet, 'KFA0')} bs=1M skip={start >> 20} count=512 status=none | tr -d '\\0' | wc -c")
+        left = demo.on(
+            "gpu-a",
+            f"dd if={disk_of(fleet, 'KFA0')} bs=1M skip={start >> 20} count=512 status=none | tr -d '\\0' | wc -c",
+        )
         demo.say(f"bytes that are not zero where the volume was: {left.strip()}")
         if left.strip() != "0":
             raise LabError("the volume's bytes were not wiped")

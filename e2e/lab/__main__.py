@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lab import binaries, rundir
+from lab import binaries, network, rundir
 from lab.cache import say
 from lab.controlplane import clean_environment
 from lab.errors import LabError, LabTimeout, NotUp, ProcessDied
 from lab.lab import Lab, ensure_programs
-from lab.network import ENVIRONMENT, check_machine, links
 from lab.processes import Ledger, wait_until
 
 REPO = Path(__file__).resolve().parents[2]
@@ -110,7 +109,7 @@ def build(servers: bool, programs: Sequence[str]) -> int:
 
 def up(name: str, servers: tuple[str, ...]) -> int:
     """Start a lab in the background and wait until it is ready."""
-    check_machine()
+    network.check_machine()
     rundir.assert_free(rundir.of(name))
     build(bool(servers), ())  # here, where its progress is seen
     began = time.monotonic()
@@ -251,7 +250,8 @@ def shell(name: str, command: Sequence[str]) -> NoReturn:
     run_dir = rundir.of(name)
     record = rundir.live(run_dir)
     environment = clean_environment()
-    environment[ENVIRONMENT] = name
+    environment["KUBEFLASH_LAB"] = name
+    environment[network.INSIDE] = str(Path(f"/proc/{record.pid}/ns/net").stat().st_ino)
     environment["KUBECONFIG"] = record.kubeconfig
     environment["PATH"] = os.pathsep.join([str(Path(record.kubectl).parent), environment.get("PATH", os.defpath)])
     if not command:
@@ -286,7 +286,8 @@ def leftovers() -> int:
     # Labs give their network namespaces no names, and keep their links in them: these would be mistakes.
     named = Path("/run/netns")
     found += [f"named network namespace {path.name}" for path in named.glob("kubeflash*")]
-    found += [f"network interface {name}" for name in links(of_process=1) if name in {"kf0", "kf1"}]
+    if not network.entered():
+        found += [f"network interface {name}" for name in network.links() if name in {"kf0", "kf1"}]
     print("\n".join(found), end="\n" if found else "")
     return 1 if found else 0
 

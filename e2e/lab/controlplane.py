@@ -1,8 +1,9 @@
 """A real etcd and kube-apiserver in the lab's network.
 
 What is *not* there, on purpose: no kube-controller-manager, so deleted namespaces stay Terminating, owners' deletion
-deletes no dependants, nobody makes the ``default`` service accounts or ConfigMaps with the CA, and Deployments get no
-pods; no scheduler, so pods stay Pending unless they name their node. Tests make what they need.
+deletes no dependants, nobody makes the ``default`` service accounts or ConfigMaps with the CA, the ClusterRoles
+``admin``, ``edit`` and ``view`` stay empty, and Deployments get no pods; no scheduler, so pods stay Pending unless they
+name their node. Tests make what they need.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import re
 import socket
 import ssl
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +85,8 @@ class ControlPlane:
         self.audit_log = run_dir / "audit.log"
         self._authority = Authority(run_dir / "pki")
         self.ca_file = self._authority.certificate
+        self._minting = threading.RLock()
+        self._numbers = itertools.count()
         self._kubeconfigs: dict[tuple[str, tuple[str, ...], str], Path] = {}
         self._etcd = ManagedProcess("etcd", self._etcd_argv(), run_dir=run_dir)
         self._apiserver = ManagedProcess(
@@ -182,11 +187,12 @@ class ControlPlane:
         *,
         server: str | None = None,
     ) -> Path:
-        """A kubeconfig file (mode 0600) for any identity; the same file when asked again.
+        """A kubeconfig file (mode 0600) for any identity.
 
         Args:
             identity: ``admin`` may do everything. ``system:serviceaccount:NAMESPACE:NAME`` gets a token of that
-                service account, which must exist, good for a day. Any other user name gets a client certificate.
+                service account, which must exist, good for a day; a new one each time. Any other user name gets a
+                client certificate, and the same file when asked again.
             groups: Of a user with a certificate, such as ``system:nodes``. ``system:authenticated`` comes by itself.
             server: Another way to the API server, such as ``https://127.0.0.1:6443``; `server_url` when None.
 
@@ -196,21 +202,24 @@ class ControlPlane:
         """
         server = server or self.server_url
         wanted = (identity, tuple(groups), server)
-        if wanted in self._kubeconfigs:
-            return self._kubeconfigs[wanted]
-        user: dict[str, str]
-        if identity.startswith("system:serviceaccount:"):
-            user = {"token": self.token(*identity.split(":")[2:])}
-        else:
-            if identity == "admin" and not groups:
-                groups = ["system:masters"]
-            certificate, key = self._authority.client(f"client-{len(self._kubeconfigs)}", identity, groups)
-            user = {"client-certificate-data": _base64(certificate), "client-key-data": _base64(key)}
-        cluster = {"server": server, "certificate-authority-data": _base64(self.ca_file)}
-        name = re.sub(r"[^A-Za-z0-9.-]+", "-", identity)
-        path = self.run_dir / "kubeconfigs" / f"{len(self._kubeconfigs)}-{name}.yaml"
-        write_private(path, json.dumps(_kubeconfig(identity, cluster, user), indent=2))
-        self._kubeconfigs[wanted] = path
+        with self._minting:
+            if wanted in self._kubeconfigs:
+                return self._kubeconfigs[wanted]
+            number = next(self._numbers)
+            user: dict[str, str]
+            if identity.startswith("system:serviceaccount:"):
+                user = {"token": self.token(*identity.split(":")[2:])}
+            else:
+                if identity == "admin" and not groups:
+                    groups = ["system:masters"]
+                certificate, key = self._authority.client(f"client-{number}", identity, groups)
+                user = {"client-certificate-data": _base64(certificate), "client-key-data": _base64(key)}
+            cluster = {"server": server, "certificate-authority-data": _base64(self.ca_file)}
+            name = re.sub(r"[^A-Za-z0-9.-]+", "-", identity)
+            path = self.run_dir / "kubeconfigs" / f"{number}-{name}.yaml"
+            write_private(path, json.dumps(_kubeconfig(identity, cluster, user), indent=2))
+            if "token" not in user:  # a token is void once its service account is made anew
+                self._kubeconfigs[wanted] = path
         return path
 
     def token(self, namespace: str, name: str, *, hours: int = 24, bound_to: tuple[str, str] | None = None) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self, TypeVar
 from lab import binaries, rundir
 from lab.controlplane import AuditLevel, ControlPlane, Programs, assert_ours
 from lab.errors import LabError
-from lab.network import ENVIRONMENT, Network, check_machine
+from lab.network import Network, check_machine
 from lab.processes import boot_id, start_time
 
 T = TypeVar("T")
@@ -89,8 +89,6 @@ class Lab:
             AlreadyUp: A lab of this name is up.
             LabError: Something failed; what was up is down again.
         """
-        if ENVIRONMENT in os.environ:
-            raise LabError(f"this runs inside the lab {os.environ[ENVIRONMENT]!r} already: start labs outside it")
         check_machine()
         programs = ensure_programs()
         with contextlib.ExitStack() as stack:

@@ -21,8 +21,8 @@ from lab.errors import LabError, NotPossible
 from lab.processes import run
 
 CONTROL_PLANE_ADDRESS = "10.77.0.1"
-ENVIRONMENT = "KUBEFLASH_LAB"
-"""Set, to the lab's name, in the environment of commands that `python -m lab shell` runs inside a lab."""
+INSIDE = "KUBEFLASH_LAB_NETWORK"
+"""Environment variable of a lab's process and all it starts: which network namespace the lab's is."""
 
 _CLONE_NEWNET = 0x40000000
 _COMMAND_TIMEOUT = 10.0  # seconds; each takes milliseconds
@@ -51,7 +51,12 @@ _entered = False
 
 def entered() -> bool:
     """Whether this process lives in a lab's network: it moved there, or was started inside."""
-    return _entered or ENVIRONMENT in os.environ
+    return os.environ.get(INSIDE) == identity()
+
+
+def identity() -> str:
+    """Tells the network namespace this process is in from all others on the machine."""
+    return str(Path("/proc/self/ns/net").stat().st_ino)
 
 
 def check_machine() -> None:
@@ -85,6 +90,7 @@ def enter() -> None:
         problem = os.strerror(ctypes.get_errno())
         raise NotPossible(f"unshare(CLONE_NEWNET): {problem}; the lab needs CAP_SYS_ADMIN, in a container too")
     _entered = True
+    os.environ[INSIDE] = identity()
     _ip("link", "set", "lo", "up")
 
 
@@ -137,16 +143,11 @@ class Network:
         _ip("link", "set", name, "up" if up else "down")
 
 
-def links(of_process: int | None = None) -> dict[str, str]:
-    """Network interfaces: name to kind (``bridge``, ``tun``, or nothing).
-
-    Args:
-        of_process: Those of the namespace that this process is in; of the caller's own when None.
-    """
-    listed = json.loads(_ip("-json", "-details", "link", "show", of_process=of_process))
+def links() -> dict[str, str]:
+    """Network interfaces of the namespace this process is in: name to kind (``bridge``, ``tun``, or nothing)."""
+    listed = json.loads(_ip("-json", "-details", "link", "show"))
     return {link["ifname"]: link.get("linkinfo", {}).get("info_kind", "") for link in listed}
 
 
-def _ip(*words: str, of_process: int | None = None) -> str:
-    entrance = [] if of_process is None else ["nsenter", f"--net=/proc/{of_process}/ns/net", "--"]
-    return run([*entrance, "ip", *words], timeout=_COMMAND_TIMEOUT).stdout_text
+def _ip(*words: str) -> str:
+    return run(["ip", *words], timeout=_COMMAND_TIMEOUT).stdout_text

@@ -18,6 +18,7 @@ from lab.spec import ServerSpec, Ssd
 
 KERNEL_ARGUMENTS = (
     "console=hvc0",
+    "earlycon=uart8250,io,0x3f8",  # until the console's driver is there: an early panic would else be silent
     "loglevel=6",
     "rdinit=/init",
     "net.ifnames=0",
@@ -62,6 +63,11 @@ class Files:
     def console_log(self) -> Path:
         """All that was ever written to its console."""
         return self.run_dir / "logs" / f"{self.name}-console.log"
+
+    @property
+    def early_log(self) -> Path:
+        """What the kernel said at the last start, before it had a driver for the console."""
+        return self.run_dir / "logs" / f"{self.name}-early.log"
 
     @property
     def console_socket(self) -> Path:
@@ -191,6 +197,7 @@ def command_line(
         *("-fw_cfg", f"name=opt/kubeflash/server,file={files.facts}"),
         *("-fw_cfg", f"name=opt/kubeflash/hosts,file={files.hosts}"),
         *("-qmp", f"unix:{files.monitor_socket},server=on,wait=off"),
+        *("-serial", f"file:{files.early_log}"),
         *("-chardev", _console(files), "-chardev", f"socket,id=agent,path={files.agent_socket},server=on,wait=off"),
         *("-netdev", f"tap,id=net,ifname={tap},script=no,downscript=no"),
         *(word for block in blocks for word in ("-blockdev", json.dumps(block))),

@@ -134,9 +134,7 @@ class VirtualServer:
         """
         began = time.monotonic()
         agent = self._running_agent()
-        while not (agent.ping(timeout=2) and agent.run(["test", "-e", READY], check=False).exit_code == 0):
-            if not self.powered:
-                raise ProcessDied(f"{self.name}: QEMU ended while booting\n{self._last_words()}")
+        while not self._booted(agent):
             if time.monotonic() - began > timeout:
                 raise LabTimeout(f"{self.name} is not ready after {timeout:g} s\n{self._last_words()}")
             time.sleep(0.1)
@@ -356,7 +354,7 @@ class VirtualServer:
         """
         target = folder / self.name
         target.mkdir(parents=True, exist_ok=True)
-        for path in (self.files.console_log, self.files.qemu_log):
+        for path in (self.files.console_log, self.files.early_log, self.files.qemu_log):
             if path.exists():
                 shutil.copy(path, target)
         if not self.powered:
@@ -427,14 +425,25 @@ class VirtualServer:
             self._agent.close()
         self._qmp = self._agent = None
 
-    def _last_words(self) -> str:
-        with contextlib.suppress(FileNotFoundError):
-            text = self.console_log.read_bytes()[-32_768:].decode(errors="replace")
-            return f"its console {self.console_log} ends:\n{tail(text)}\n{self._qemu_said()}"
-        return self._qemu_said()
+    def _booted(self, agent: GuestAgent) -> bool:
+        try:
+            return agent.ping(timeout=2) and agent.run(["test", "-e", READY], check=False).exit_code == 0
+        except LabTimeout:
+            return False
+        except LabError as error:
+            # The connection breaks a moment before the process can be seen to have ended.
+            with contextlib.suppress(LabTimeout):
+                wait_until("QEMU gone", lambda: not self.powered, timeout=5)
+            if self.powered:
+                raise
+            raise ProcessDied(f"{self.name}: QEMU ended while booting\n{self._last_words()}") from error
 
-    def _qemu_said(self) -> str:
-        return "" if self._process is None else f"QEMU said:\n{self._process.log_tail()}"
+    def _last_words(self) -> str:
+        parts = []
+        for path in (self.files.early_log, self.console_log, self.files.qemu_log):
+            if path.exists() and path.stat().st_size:
+                parts.append(f"{path} ends:\n{tail(path.read_bytes()[-32_768:].decode(errors='replace'))}")
+        return "\n".join(parts) or "its logs are empty"
 
 
 _EVIDENCE = {

@@ -39,18 +39,12 @@ def simulation(fleet: Fleet) -> Iterator[Simulation]:
         "gpu-b": SimulatedServer("gpu-b", "10.0.0.2", network, [gpu(1)], [ssd("B1", 1)]),
     }
     kubeconfig = str(fleet.lab.control_plane.kubeconfig("kubeflash-agent-sim", groups=("kubeflash:agents",)))
-    before = os.environ.get("KUBECONFIG")
-    os.environ["KUBECONFIG"] = kubeconfig  # kopf reads it there
     made = Simulation(kubeconfig, servers)
     for name in servers:
         made.start(name)
         fleet.wait_ready("flashnode", name, namespace=None, timeout=30)
     yield made
     made.close()
-    if before is None:
-        del os.environ["KUBECONFIG"]
-    else:
-        os.environ["KUBECONFIG"] = before
 
 
 def test_the_flashnode_says_what_the_server_has(fleet, simulation):
@@ -177,7 +171,7 @@ def test_paused_means_that_nothing_is_changed_on_the_server(fleet, simulation):
 
 def test_a_second_server_of_the_same_name_is_refused(fleet, simulation):
     impostor = SimulatedServer("impostor", "10.0.0.9", Network(), [], [])
-    other = Simulation(os.environ["KUBECONFIG"], {"gpu-a": impostor})
+    other = Simulation(simulation.kubeconfig, {"gpu-a": impostor})
     other.start("gpu-a")
     with pytest.raises(Exception, match="system UUID uuid-of-gpu-a, this one is uuid-of-impostor: give this server"):
         other.stop("gpu-a")

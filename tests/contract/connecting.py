@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
-from contract.disks import mounted, opener, raises, settle
+from contract.common import mounted, opener, raises, settle
 from contract.exports import Bench, Export
 from kubeflash.domain import dhchap
 from kubeflash.domain.dhchap import DhchapKeys

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-from contract.disks import raises
+from contract.common import raises
 from kubeflash.domain import dhchap
 from kubeflash.domain.dhchap import DhchapKeys
 from kubeflash.domain.fabric import Portal

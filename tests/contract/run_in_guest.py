@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from contract import disks
+from contract.common import Skipped, reset, settle
 from kubeflash.host.root import HostRoot
 
 
@@ -39,13 +40,13 @@ def main(argv: list[str]) -> int:
 
 
 def _on_a_blank_disk(call: Callable[[HostRoot, Path], None], root: HostRoot, device: Path) -> None:
-    disks.reset(root, device)
-    disks.settle()
+    reset(root, device)
+    settle()
     try:
         call(root, device)
     finally:
-        disks.settle()
-        disks.reset(root, device)
+        settle()
+        reset(root, device)
 
 
 def _run(jobs: list[tuple[str, Callable[[], None]]]) -> int:
@@ -55,7 +56,7 @@ def _run(jobs: list[tuple[str, Callable[[], None]]]) -> int:
         try:
             call()
             result = "PASS"
-        except disks.Skipped as error:
+        except Skipped as error:
             result, reason = "SKIP", str(error)
         except Exception:  # noqa: BLE001  any error is this contract's failure, and the next one still runs
             result, reason = "FAIL", traceback.format_exc()

@@ -17,7 +17,7 @@ class Simulation:
     """Agents in a thread with an event loop of its own."""
 
     def __init__(self, kubeconfig: str, servers: Mapping[str, SimulatedServer]) -> None:
-        self._kubeconfig, self.servers = kubeconfig, servers
+        self.kubeconfig, self.servers = kubeconfig, servers
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="simulation", daemon=True)
         self._thread.start()
@@ -27,7 +27,7 @@ class Simulation:
     def start(self, name: str) -> None:
         server = self.servers[name]
         server.private = server.private or generate_private_key()
-        client = Client(load_configuration(self._kubeconfig))
+        client = Client(load_configuration(self.kubeconfig))
         lease = process.heartbeat_lease(client, "kubeflash-system", name, server.system_uuid)
 
         async def make() -> tuple[process.Agent, asyncio.Event]:

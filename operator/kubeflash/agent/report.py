@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from kubeflash.agent.observation import Observation
+from kubeflash.agent.wishes import is_released
 from kubeflash.api.quantity import Quantity, human_bytes
 from kubeflash.api.v1alpha1 import (
     Exported,
@@ -170,7 +171,7 @@ def report_volume(
         status = status.model_copy(update=update)
     if refused and volume.status.ssd:
         status = status.model_copy(update={"refused": {volume.status.ssd: refused}})
-    if volume.deleting:
+    if is_released(volume):
         words = failure or waiting or "it is wiped and removed"
         gone = disk is not None and part is None
         carved = (

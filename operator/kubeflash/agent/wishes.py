@@ -19,6 +19,11 @@ def selected_by(
     return {ssd: pool.metadata.name for ssd, pool in owners.items() if pool is not None}
 
 
+def is_released(volume: FlashVolume) -> bool:
+    """Whether its bytes may be wiped: it is being deleted, and the controller says that nothing is attached to it."""
+    return volume.deleting and bool(volume.status.release)
+
+
 def volume_wishes(volumes: Iterable[FlashVolume]) -> list[VolumeWish]:
     """What the volumes placed on this server want of its SSDs."""
     return [
@@ -27,7 +32,7 @@ def volume_wishes(volumes: Iterable[FlashVolume]) -> list[VolumeWish]:
             id=volume.spec.id,
             ssd=volume.status.ssd,
             bytes=volume.spec.size,
-            deleting=volume.deleting,
+            released=is_released(volume),
             exported=bool(volume.status.exported or volume.status.wanted),
         )
         for volume in volumes

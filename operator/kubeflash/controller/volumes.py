@@ -21,7 +21,7 @@ from kubeflash.domain.pools import allows
 from kubeflash.kube.writes import Apply, Patch, Write, differs, status_json
 
 MANAGER = "kubeflash-controller"
-FIELDS = ("observedGeneration", "nodeName", "ssd", "distance", "wanted")
+FIELDS = ("observedGeneration", "nodeName", "ssd", "distance", "release", "wanted")
 CONDITIONS = ("Ready", "Placed", "Neighbour")
 DISCONNECT_GRACE = 30.0
 """Seconds that a consumer has for disconnecting before its export is fenced without its word."""
@@ -192,7 +192,12 @@ def _release(volume: FlashVolume, snapshot: Snapshot) -> list[Write]:
     else:
         words = carved.message if carved is not None and carved.message else "its server wipes and removes it"
         ready = false("Ready", "Releasing", words)
-    kept = FlashVolumeStatus(node_name=node_name, ssd=volume.status.ssd, distance=volume.status.distance)
+    status = FlashVolumeStatus(
+        node_name=node_name,
+        ssd=volume.status.ssd,
+        distance=volume.status.distance,
+        release=True if not attachments else None,
+        wanted=_wanted(volume, snapshot) if attachments else {},
+    )
     placed = [true("Placed", "Placed", f"on SSD {volume.status.ssd} of server {node_name}")] if node_name else []
-    wanted = _wanted(volume, snapshot) if attachments else {}
-    return _status(volume, kept.model_copy(update={"wanted": wanted}), [ready, *placed], snapshot)
+    return _status(volume, status, [ready, *placed], snapshot)

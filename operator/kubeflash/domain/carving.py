@@ -59,13 +59,18 @@ class Verdict:
 
 @dataclass(frozen=True)
 class VolumeWish:
-    """One volume that the controller placed on this server."""
+    """One volume that the controller placed on this server.
+
+    Attributes:
+        released: it is deleted, and nothing is attached to it any more: its bytes are to be wiped.
+        exported: an export of it is wanted or recorded still.
+    """
 
     key: str
     id: str
     ssd: str
     bytes: int
-    deleting: bool
+    released: bool
     exported: bool
 
 
@@ -165,7 +170,7 @@ def _plan_disk(
     present = {part.uuid: part for part in volumes_of(disk.table)} if _is_ours(disk, owner) else {}
     for wish in wishes:
         part = present.get(wish.id)
-        if part is None or not wish.deleting:
+        if part is None or not wish.released:
             continue
         if wish.exported:
             waiting[wish.key] = "an export of it is being taken down"
@@ -174,7 +179,7 @@ def _plan_disk(
                 WipePartition(disk.ssd, owner.disk_guid, part),
                 RemovePartition(disk.ssd, owner.disk_guid, part),
             ]
-    wanted = sorted((w for w in wishes if not w.deleting), key=lambda wish: (-wish.bytes, wish.id))
+    wanted = sorted((w for w in wishes if not w.released), key=lambda wish: (-wish.bytes, wish.id))
     steps += [
         ShowPartition(disk.ssd, owner.disk_guid, present[wish.id])
         for wish in wanted

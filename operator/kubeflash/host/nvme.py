@@ -16,7 +16,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from kubeflash.host.blockdev import SECTOR
 from kubeflash.host.pci import address_in, read_pci_devices
@@ -77,29 +76,29 @@ def find_ssds(root: HostRoot) -> tuple[NvmeSsd, ...]:
 
 def _local_controllers(root: HostRoot) -> Iterator[tuple[str, str]]:
     """Name and PCI address of each controller that is a PCI device."""
-    folder = root.sys / "class" / "nvme"
-    for name in list_names(folder):
-        if not _CONTROLLER.fullmatch(name) or read_text(folder / name / "transport") != "pcie":
+    for name in list_names(root.sys / "class/nvme"):
+        link = f"class/nvme/{name}"
+        if not _CONTROLLER.fullmatch(name) or read_text(f"{root.sys}/{link}/transport") != "pcie":
             continue
-        address = address_in(device_path(root.sys, folder / name) or "")
+        address = address_in(device_path(root.sys, link) or "")
         if address is not None:
             yield name, address
 
 
 def _namespaces(root: HostRoot, controller: str, pci: PciDevice) -> Iterator[NvmeSsd]:
     """The namespaces of a controller; one that vanishes while it is read is left out."""
-    folder = root.sys / "class" / "nvme" / controller
-    serial = read_text(folder / "serial") or ""
-    model = read_text(folder / "model") or ""
-    firmware = read_text(folder / "firmware_rev") or ""
+    folder = f"{root.sys}/class/nvme/{controller}"
+    serial = read_text(f"{folder}/serial") or ""
+    model = read_text(f"{folder}/model") or ""
+    firmware = read_text(f"{folder}/firmware_rev") or ""
     for name in list_names(folder):
         match = _NAMESPACE.fullmatch(name)
         if match is None:
             continue
         device_name = match[1] + match[2]
-        block = root.sys / "class" / "block" / device_name
-        sectors, namespace_id = read_int(block / "size"), read_int(block / "nsid")
-        dev_t = _device_number(read_text(block / "dev"))
+        block = f"{root.sys}/class/block/{device_name}"
+        sectors, namespace_id = read_int(f"{block}/size"), read_int(f"{block}/nsid")
+        dev_t = _device_number(read_text(f"{block}/dev"))
         if sectors is None or namespace_id is None or dev_t is None:
             continue
         trouble = "" if sectors > 0 else "its size is 0: the kernel cannot use its format, or it is failing (see dmesg)"
@@ -121,10 +120,10 @@ def _namespaces(root: HostRoot, controller: str, pci: PciDevice) -> Iterator[Nvm
         )
 
 
-def _identity(block: Path, serial: str, namespace_id: int) -> str | None:
+def _identity(block: str, serial: str, namespace_id: int) -> str | None:
     """The durable id of a namespace. Kernels show bogus ones of known drives as absent, others as zeroes."""
     for attribute, digits in (("eui", 16), ("nguid", 32)):
-        text = re.sub(r"[\s-]", "", read_text(block / attribute) or "").lower()
+        text = re.sub(r"[\s-]", "", read_text(f"{block}/{attribute}") or "").lower()
         if re.fullmatch(rf"[0-9a-f]{{{digits}}}", text) and set(text) not in ({"0"}, {"f"}):
             return f"{attribute}.{text}"
     return f"{serial}-{namespace_id}" if serial else None

@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from kubeflash.host.root import HostRoot
 from kubeflash.host.sysfs import device_path, list_names, read_int, read_text
@@ -24,6 +23,11 @@ from kubeflash.topology.tree import Hop, HopKind, PciDevice, PciTree
 
 _ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _HOST_BRIDGE = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
+_MODALIAS = re.compile(
+    r"pci:v0000(?P<vendor>[0-9A-F]{4})d0000(?P<device>[0-9A-F]{4})"
+    r"sv[0-9A-F]{8}sd[0-9A-F]{8}bc(?P<base>[0-9A-F]{2})sc(?P<sub>[0-9A-F]{2})i(?P<interface>[0-9A-F]{2})"
+)
+_DEVICES = "bus/pci/devices"
 
 _STATUS, _HAS_CAPABILITIES = 0x06, 0x10
 _CAPABILITIES = 0x34
@@ -40,23 +44,25 @@ _PORT_TYPES: dict[int, HopKind] = {
 
 def pci_addresses(root: HostRoot) -> list[str]:
     """Addresses of all PCI devices."""
-    return [name for name in list_names(_devices(root)) if _ADDRESS.fullmatch(name)]
+    return [name for name in list_names(root.sys / _DEVICES) if _ADDRESS.fullmatch(name)]
 
 
 def pci_ids(root: HostRoot, address: str) -> tuple[str, str, str] | None:
-    """Vendor and device (four hex digits each) and class code (six), lower case; None when the device has gone."""
-    folder = _devices(root) / address
-    class_code = read_int(folder / "class", 16)
-    vendor = read_int(folder / "vendor", 16)
-    device = read_int(folder / "device", 16)
-    if class_code is None or vendor is None or device is None:
+    """Vendor and device (four hex digits each) and class code (six), lower case; None when the device has gone.
+
+    All three are in its modalias, so that one file a device is read and not three.
+    """
+    match = _MODALIAS.fullmatch(read_text(_folder(root, address) + "/modalias") or "")
+    if match is None:
         return None
-    return f"{vendor:04x}", f"{device:04x}", f"{class_code:06x}"
+    ids = match.groupdict()
+    class_code = ids["base"] + ids["sub"] + ids["interface"]
+    return ids["vendor"].lower(), ids["device"].lower(), class_code.lower()
 
 
 def is_virtual_function(root: HostRoot, address: str) -> bool:
     """Whether it is an SR-IOV virtual function: a share of another device."""
-    return (_devices(root) / address / "physfn").is_symlink()
+    return os.path.islink(_folder(root, address) + "/physfn")  # noqa: PTH114  as in kubeflash.host.sysfs
 
 
 def read_pci_devices(root: HostRoot, addresses: Iterable[str] | None = None) -> PciTree:
@@ -70,7 +76,7 @@ def read_pci_devices(root: HostRoot, addresses: Iterable[str] | None = None) -> 
 
     def kind_of(bridge: str) -> HopKind:
         if bridge not in kinds:
-            kinds[bridge] = _read_kind(_devices(root) / bridge / "config")
+            kinds[bridge] = _read_kind(_folder(root, bridge) + "/config")
         return kinds[bridge]
 
     devices = (
@@ -116,15 +122,14 @@ def port_kind(read: Callable[[int, int], bytes]) -> HopKind:
     return "Unknown"
 
 
-def _devices(root: HostRoot) -> Path:
-    return root.sys / "bus" / "pci" / "devices"
+def _folder(root: HostRoot, address: str) -> str:
+    return f"{root.sys}/{_DEVICES}/{address}"
 
 
 def _read_device(
     root: HostRoot, address: str, only_node: int | None, kind_of: Callable[[str], HopKind]
 ) -> PciDevice | None:
-    folder = _devices(root) / address
-    ids, path = pci_ids(root, address), device_path(root.sys, folder)
+    ids, path = pci_ids(root, address), device_path(root.sys, f"{_DEVICES}/{address}")
     if ids is None or path is None:
         return None
     parts = path.split("/")
@@ -132,7 +137,7 @@ def _read_device(
     if root_complex is None:
         return None
     bridges = [part for part in parts if _ADDRESS.fullmatch(part)][:-1]
-    node = read_int(folder / "numa_node")
+    node = read_int(_folder(root, address) + "/numa_node")
     return PciDevice(
         address=address,
         vendor=ids[0],
@@ -150,7 +155,7 @@ def _only_numa_node(root: HostRoot) -> int | None:
     return int(text) if text and text.isdecimal() else None
 
 
-def _read_kind(config: Path) -> HopKind:
+def _read_kind(config: str) -> HopKind:
     try:
         fd = os.open(config, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

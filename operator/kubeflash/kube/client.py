@@ -54,6 +54,7 @@ class Client:
 
     def __init__(self, configuration: Configuration) -> None:
         self._api = ApiClient(configuration)
+        self.configuration = configuration
         self.server = str(configuration.host)
 
     def call(

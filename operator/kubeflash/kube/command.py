@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable
 
@@ -31,7 +30,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Sets up logging, and the environment by which kopf finds the API server."""
+    """Sets up logging."""
     logging.basicConfig(
         level=options.log_level,
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
@@ -40,8 +39,6 @@ def prepare(options: argparse.Namespace) -> None:
     if options.log_level != "DEBUG":
         for noisy in ("kopf", "urllib3", "asyncio"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
-    if options.kubeconfig:
-        os.environ["KUBECONFIG"] = options.kubeconfig
 
 
 def guarded(main: Callable[[], int], expected: tuple[type[Exception], ...] = ()) -> int:

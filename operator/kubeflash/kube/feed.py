@@ -36,12 +36,14 @@ class Feed:
     """An index of objects by kind and `namespace/name`.
 
     Attributes:
+        configuration: the way to the API server, for kopf.
         changed: set whenever something may have changed.
         synced: whether a full list has been taken.
     """
 
     def __init__(self, client: Client, watches: Iterable[Watch]) -> None:
         self._client = client
+        self.configuration = client.configuration
         self._watches = tuple(watches)
         self._objects: dict[type[Resource], dict[str, Resource]] = {watch.kind: {} for watch in self._watches}
         self.changed = asyncio.Event()

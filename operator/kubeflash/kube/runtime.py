@@ -9,8 +9,10 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import kopf
+from kubernetes.client.configuration import Configuration
 
 from kubeflash.kube.errors import KubeError
 from kubeflash.kube.feed import Feed
@@ -60,7 +62,7 @@ async def run(feed: Feed, reconcile: Reconcile, stop: asyncio.Event) -> None:
     registry = kopf.OperatorRegistry()
     settings = kopf_settings()
     feed.register(registry, settings)
-    _add_login(registry)
+    _add_login(registry, feed.configuration)
     loop = asyncio.create_task(_loop(feed, reconcile), name="reconcile")
     operator = asyncio.create_task(
         kopf.operator(registry=registry, settings=settings, clusterwide=True, standalone=True, stop_flag=stop),
@@ -109,9 +111,22 @@ async def _loop(feed: Feed, reconcile: Reconcile) -> None:
             await asyncio.sleep(DEBOUNCE)
 
 
-def _add_login(registry: kopf.OperatorRegistry) -> None:
-    """Kopf reads the same kubeconfig as the client: `main` has put --kubeconfig into the environment."""
-    kopf.on.login(registry=registry, id="login")(kopf.login_via_client)
+def _add_login(registry: kopf.OperatorRegistry, configuration: Configuration) -> None:
+    """kopf takes the very way to the API server that the client has; its token may have been renewed meanwhile."""
+
+    def login(**_kwargs: Any) -> kopf.ConnectionInfo:
+        scheme, _, token = (configuration.get_api_key_with_prefix("BearerToken") or "").partition(" ")
+        return kopf.ConnectionInfo(
+            server=configuration.host,
+            ca_path=configuration.ssl_ca_cert,
+            insecure=not configuration.verify_ssl,
+            scheme=scheme or None,
+            token=token or None,
+            certificate_path=configuration.cert_file,
+            private_key_path=configuration.key_file,
+        )
+
+    kopf.on.login(registry=registry, id="login")(login)
 
 
 async def sleep(seconds: float, stop: asyncio.Event) -> None:

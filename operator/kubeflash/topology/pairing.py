@@ -1,4 +1,4 @@
-"""Which SSD is a GPU's: the nearest, and among equally near ones shared out fairly. The same from boot to boot. Pure."""
+"""Which SSD is a GPU's: the nearest, and among equally near ones shared out fairly. Pure; the same on every boot."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ def pair(gpus: Iterable[PciDevice], ssds: Iterable[PciDevice]) -> tuple[Pair, ..
     if not all_gpus or not all_ssds:
         return ()
     matrix = [[distance(gpu, ssd) for ssd in all_ssds] for gpu in all_gpus]
-    nearest = [[column for column, item in enumerate(row) if item == min(row)] for row in matrix]
+    nearest = [
+        [column for column, item in enumerate(row) if item is least]
+        for row, least in ((row, min(row, key=lambda item: item.rank)) for row in matrix)
+    ]
     return tuple(
         Pair(gpu.address, all_ssds[column].address, row[column])
         for gpu, row, column in zip(all_gpus, matrix, _spread(nearest, len(all_ssds)), strict=True)
@@ -47,16 +50,24 @@ def pair(gpus: Iterable[PciDevice], ssds: Iterable[PciDevice]) -> tuple[Pair, ..
 def _spread(nearest: Sequence[Sequence[int]], ssds: int) -> list[int]:
     """For each GPU the number of the SSD that it gets, of those (in `nearest`) that it may have.
 
-    An assignment of GPUs to seats: an SSD has a seat for every GPU that may have it, and its n-th seat costs 2n - 1, so
-    that n GPUs on it cost n squared. Criteria 2 and 3 become one whole number: the cost of the seats, followed by one
-    digit a GPU, the first GPU's foremost, that is the number of its SSD. So there is exactly one best assignment.
+    An assignment of GPUs to seats: an SSD's n-th seat costs 2n - 1, so that n GPUs on it cost n squared. Criteria 2 and
+    3 become one whole number: the cost of the seats, followed by one digit a GPU, the first GPU's foremost, that is the
+    number of its SSD. So there is exactly one best assignment.
     """
     gpus = len(nearest)
     unit = ssds**gpus  # one more than all the digits can say
     never = 2 * gpus**2 * unit  # more than the dearest permitted assignment in all
-    seats = [(ssd, place) for ssd in range(ssds) for place in range(sum(ssd in allowed for allowed in nearest))]
+    seats = [(ssd, place) for ssd in sorted(set().union(*nearest)) for place in range(_most(nearest, ssds))]
     costs = [
         [(2 * place + 1) * unit + ssd * ssds ** (gpus - 1 - gpu) if ssd in allowed else never for ssd, place in seats]
         for gpu, allowed in enumerate(nearest)
     ]
     return [seats[seat][0] for seat in assign(costs)]
+
+
+def _most(nearest: Sequence[Sequence[int]], ssds: int) -> int:
+    """As many GPUs as an SSD serves at most when each takes the idlest in turn; the best spread needs no more."""
+    load = [0] * ssds
+    for allowed in nearest:
+        load[min(allowed, key=load.__getitem__)] += 1
+    return max(load)

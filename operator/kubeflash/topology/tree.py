@@ -1,6 +1,6 @@
 """PCIe devices and where each hangs in the tree: the one model, whatever the source of the facts. Pure.
 
-Sysfs feeds it (`kubeflash.host.pci`), what the API server holds does (`from_location`), and hwloc's or lspci's text can.
+Sysfs feeds it (`kubeflash.host.pci`), what the API server holds does (`from_location`), hwloc's or lspci's text can.
 """
 
 from __future__ import annotations

@@ -119,7 +119,13 @@ def test_one_server_at_a_time_and_the_one_that_has_it_is_named():
 
 def connected(reason: str) -> dict:
     status = "True" if reason == "Connected" else "False"
-    return {"type": "Connected", "status": status, "reason": reason, "message": "m", "lastTransitionTime": T0.isoformat()}
+    return {
+        "type": "Connected",
+        "status": status,
+        "reason": reason,
+        "message": "m",
+        "lastTransitionTime": T0.isoformat(),
+    }
 
 
 @pytest.mark.parametrize(("reason", "gone"), [("Disconnected", True), ("InUse", False), ("Connected", False)])

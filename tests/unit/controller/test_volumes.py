@@ -207,6 +207,13 @@ def test_deletion_waits_for_attachments_and_says_which():
     write = only(item, snapshot(item, attachments=[att]))
     assert conditions(write)["Ready"]["reason"] == "Attached"
     assert "one on server gpu-b" in conditions(write)["Ready"]["message"]
+    assert "release" not in write.status, "the server must not wipe what is attached"
+    assert "release" not in only(item, snapshot(item, attachments=[attachment("one", 20, "v", "gpu-a")])).status
+
+
+def test_release_is_said_once_nothing_is_attached_any_more():
+    item = carved("v", 10, deleting=True)
+    assert only(item, snapshot(item)).status["release"] is True
 
 
 def test_the_finalizer_goes_when_the_server_says_released_and_not_before():

@@ -23,8 +23,8 @@ def uuid(number: int) -> str:
     return str(UUID(int=number))
 
 
-def wish(number: int, mib: int, *, deleting: bool = False, exported: bool = False) -> VolumeWish:
-    return VolumeWish(f"ns/v{number}", uuid(number), OWNER.ssd, mib * MIB, deleting, exported)
+def wish(number: int, mib: int, *, released: bool = False, exported: bool = False) -> VolumeWish:
+    return VolumeWish(f"ns/v{number}", uuid(number), OWNER.ssd, mib * MIB, released, exported)
 
 
 def blank() -> DiskView:
@@ -133,16 +133,16 @@ def test_a_partition_that_a_crash_hid_from_the_kernel_is_shown():
 
 def test_a_released_volume_is_wiped_before_its_partition_goes_and_not_while_exported():
     disk = claimed(part(2, 2 * MIB, 10, 1))
-    found = plan(disk, wish(1, 10, deleting=True)).steps
+    found = plan(disk, wish(1, 10, released=True)).steps
     assert [type(step) for step in found] == [steps.WipePartition, steps.RemovePartition]
-    waiting = plan(disk, wish(1, 10, deleting=True, exported=True))
+    waiting = plan(disk, wish(1, 10, released=True, exported=True))
     assert waiting.steps == ()
     assert "export" in waiting.waiting["ns/v1"]
 
 
 def test_a_volume_of_another_server_s_ssd_is_not_wiped_though_its_object_is_deleted():
     disk = replace(claimed(part(2, 2 * MIB, 10, 1)), label=replace(OWNER, system_uuid="other"))
-    assert plan(disk, wish(1, 10, deleting=True)).steps == ()
+    assert plan(disk, wish(1, 10, released=True)).steps == ()
 
 
 def test_an_ssd_that_is_not_there_is_waited_for():
@@ -169,7 +169,7 @@ def test_from_any_state_the_plan_ends_in_the_wished_one_whatever_step_a_crash_fe
             if data.draw(st.booleans(), label="crash"):
                 break
             disk = apply(disk, step)
-    wishes = [wish(n, sizes[n], deleting=state[n] == "deleting") for n in state]
+    wishes = [wish(n, sizes[n], released=state[n] == "deleting") for n in state]
     for _ in range(4):
         found = plan(disk, *wishes)
         for step in found.steps:
@@ -178,7 +178,7 @@ def test_from_any_state_the_plan_ends_in_the_wished_one_whatever_step_a_crash_fe
     assert final.steps == (), "applying twice changes nothing"
     present = {p.uuid: p.bytes for p in volumes_of(disk.table)}
     for item in wishes:
-        if item.deleting:
+        if item.released:
             assert item.id not in present
         elif item.key in final.refused:
             assert item.id not in present

@@ -18,8 +18,7 @@ from lab.errors import BuildError
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own, outside any lab."""
     monkeypatch.setenv("KUBEFLASH_CACHE", str(tmp_path))
-    monkeypatch.setattr(network, "_entered", False)
-    monkeypatch.delenv(network.ENVIRONMENT, raising=False)
+    monkeypatch.delenv(network.INSIDE, raising=False)
     return tmp_path
 
 
@@ -102,7 +101,7 @@ def test_two_processes_build_once(folder: Path):
 
 def test_nothing_is_downloaded_inside_a_lab(monkeypatch: pytest.MonkeyPatch):
     built = cache.artifact("thing", "1", write("one"))
-    monkeypatch.setattr(network, "_entered", True)
+    monkeypatch.setenv(network.INSIDE, network.identity())
     assert cache.artifact("thing", "1", unwanted) == built
     with pytest.raises(BuildError, match="python -m lab build"):
         cache.artifact("thing", "2", unwanted)

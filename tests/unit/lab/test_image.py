@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
+
 from lab import image
 from lab.cpio import write_newc
 from lab.errors import BuildError

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from lab import pcie, spec
 from lab.errors import LabError
 from lab.spec import Empty, Gpu, Root, ServerSpec, Ssd, Switch

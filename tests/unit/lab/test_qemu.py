@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from lab import pcie, qemu, spec
 from lab.errors import LabError
 from lab.image import ServerImage

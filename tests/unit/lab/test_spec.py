@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from lab import spec
 from lab.errors import LabError
 

@@ -83,6 +83,11 @@ class FlashVolumeStatus(Model):
         default={},
         description="By SSD id: why its server refused to carve the volume there. It is placed elsewhere then.",
     )
+    release: bool | None = Field(
+        default=None,
+        description="The controller's word, given once nothing is attached any more, that the server may wipe the volume. "
+        "Deletion alone is not that word.",
+    )
     wanted: dict[str, WantedExport] = Field(
         default={}, description="By attachment: the exports that the controller wants of the storage server."
     )

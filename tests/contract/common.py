@@ -1,0 +1,161 @@
+"""What the contracts share. Standard library and kubeflash only: they run in a virtual server without pytest."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from uuid import uuid4
+
+from kubeflash.domain.disk import MIB, VOLUME_TYPE, Label, Partition
+from kubeflash.host import blank, claim, gpt
+from kubeflash.host.blockdev import disk_lock, size_bytes
+from kubeflash.host.partitions import kernel_partitions
+from kubeflash.host.root import HostRoot
+
+OWNER = Label("11111111-2222-4333-8444-555555555555", "4c4c4544-0042-3510-8052-b4c04f4d5931", "serial:S1-ns1")
+GUID = OWNER.disk_guid
+
+
+class Skipped(Exception):
+    """A contract cannot run on this machine; says why."""
+
+
+def raises(kind: type[Exception], call: Callable[[], object]) -> Exception:
+    """The error of that type that a call raises."""
+    try:
+        call()
+    except kind as error:
+        return error
+    raise AssertionError(f"{kind.__name__} was not raised")
+
+
+def reset(root: HostRoot, disk: Path) -> None:
+    """Makes a disk blank, whatever a contract left on it."""
+    for part in kernel_partitions(root, disk.name):
+        subprocess.run(["partx", "-d", "--nr", str(part.number), str(disk)], check=True)
+    with disk_lock(disk):
+        fd = os.open(disk, os.O_WRONLY)
+        try:
+            fcntl.ioctl(fd, 0x127F, struct.pack("QQ", 0, size_bytes(root, disk)))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def poke(device: Path, offset: int, content: bytes) -> None:
+    """Writes bytes anywhere, as a stranger would."""
+    with nullcontext() if _is_partition(device) else disk_lock(device):
+        fd = os.open(device, os.O_WRONLY)
+        try:
+            os.pwrite(fd, content, offset)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _is_partition(device: Path) -> bool:
+    return (HostRoot().sys / "class" / "block" / device.name / "partition").exists()
+
+
+def settle() -> None:
+    """Lets udev look at what was changed behind its back."""
+    if shutil.which("udevadm"):
+        subprocess.run(["udevadm", "settle", "--timeout=20"], check=False)
+
+
+@contextmanager
+def opener(path: Path, flags: str = "os.O_RDONLY") -> Iterator[int]:
+    """A process that has a device open; yields its pid."""
+    code = f"import os,sys\nos.open({str(path)!r}, {flags})\nprint('open', flush=True)\nsys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"open\n"
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+@contextmanager
+def mounted(device: Path, *unshare: str) -> Iterator[Path]:
+    """A fresh ext4 on the device, mounted; in a namespace of its own with `unshare` before the command."""
+    if not shutil.which("mkfs.ext4"):
+        raise Skipped("mkfs.ext4 is not installed")
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(device)], check=True)
+    folder = Path(tempfile.mkdtemp())
+    try:
+        if unshare:
+            script = f"mount {device} {folder} && echo mounted && cat"
+            with subprocess.Popen(
+                [*unshare, "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            ) as process:
+                assert process.stdout is not None
+                assert process.stdout.readline() == b"mounted\n"
+                assert process.stdin is not None
+                try:
+                    yield folder
+                finally:
+                    process.stdin.close()
+                    process.wait()
+        else:
+            subprocess.run(["mount", str(device), str(folder)], check=True)
+            try:
+                yield folder
+            finally:
+                subprocess.run(["umount", str(folder)], check=True)
+    finally:
+        folder.rmdir()
+
+
+def volume(number: int = 2, start: int = 2 * MIB, size: int = 16 * MIB) -> Partition:
+    """A volume's partition with a new id."""
+    ident = str(uuid4())
+    return Partition(number, start, size, ident, ident, VOLUME_TYPE)
+
+
+def yes() -> None:
+    """A check that passes."""
+
+
+def claimed(root: HostRoot, disk: Path) -> None:
+    """A disk that is KubeFlash's."""
+    claim.create_table(root, disk, OWNER, check=yes)
+
+
+def entries(disk: Path) -> tuple[Partition, ...]:
+    """What is in the partition table."""
+    table = gpt.read_table(disk)
+    assert table is not None
+    return table.partitions
+
+
+def findings(root: HostRoot, disk: Path) -> str:
+    """What the examination found, in one line."""
+    return "; ".join(blank.examine(root, disk).findings)
+
+
+def head(disk: Path) -> bytes:
+    """The first 4 MiB."""
+    fd = os.open(disk, os.O_RDONLY)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        return os.pread(fd, 4 * MIB, 0)
+    finally:
+        os.close(fd)
+
+
+class Refused(Exception):
+    """What `no` raises."""
+
+
+def no() -> None:
+    """A check that fails."""
+    raise Refused

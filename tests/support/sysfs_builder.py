@@ -1,0 +1,154 @@
+"""Folders shaped like /sys, for tests: links and attributes as the kernel makes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kubeflash.host.root import HostRoot
+
+ENDPOINT, ROOT_PORT, UPSTREAM, DOWNSTREAM, TO_PCI, INTEGRATED_ENDPOINT = 0, 4, 5, 6, 7, 9
+NVME_CLASS = "010802"
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """A namespace of a made-up SSD; attributes that are None are not there."""
+
+    nsid: int = 1
+    sectors: int | None = 2_000_000
+    eui: str | None = None
+    nguid: str | None = None
+    dev: str | None = None
+
+
+def config_space(port_type: int | None, *, readable: int = 256) -> bytes:
+    """Configuration space with a power management capability, and a PCI Express one of this type unless None."""
+    content = bytearray(256)
+    content[0x06] = 0x10
+    content[0x34] = 0x40
+    content[0x40:0x44] = bytes([0x01, 0x00 if port_type is None else 0x60, 0x03, 0x00])
+    if port_type is not None:
+        content[0x60:0x64] = bytes([0x10, 0x00, (port_type << 4 | 0x2) & 0xFF, 0x01])
+    return bytes(content[:readable])
+
+
+class MadeUpServer:
+    """Makes the files of one server below a folder. Devices are placed by their path below /sys/devices."""
+
+    def __init__(self, path: Path) -> None:
+        self.root = HostRoot(path)
+        self._minor = 0
+        self._controllers = 0
+        for folder in ("sys/bus/pci/devices", "sys/class/nvme", "sys/class/nvme-subsystem", "sys/class/block"):
+            (path / folder).mkdir(parents=True)
+        self.write("proc/sys/kernel/osrelease", "6.12.1-test\n")
+        self.write("sys/class/dmi/id/product_uuid", "4C4C4544-0042-3510-8054-B4C04F4D3732\n")
+
+    def write(self, path: str, content: str | bytes) -> Path:
+        """Writes a file below the root."""
+        file = self.root.path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return file
+
+    def numa(self, online: str) -> None:
+        """Says which NUMA nodes the kernel has, such as `0-1`."""
+        self.write("sys/devices/system/node/online", f"{online}\n")
+
+    def pci(
+        self,
+        path: str,
+        vendor: str,
+        device: str,
+        class_code: str,
+        *,
+        numa: int | None = None,
+        port_type: int | None = ENDPOINT,
+        readable: int = 256,
+    ) -> str:
+        """A PCI device; its path is returned. `numa` None leaves the attribute at -1."""
+        folder = f"sys/devices/{path}"
+        base, sub, interface = (class_code[place : place + 2].upper() for place in (0, 2, 4))
+        ids = f"v0000{vendor.upper()}d0000{device.upper()}sv00000000sd00000000"
+        self.write(f"{folder}/modalias", f"pci:{ids}bc{base}sc{sub}i{interface}\n")
+        self.write(f"{folder}/numa_node", f"{-1 if numa is None else numa}\n")
+        self.write(f"{folder}/config", config_space(port_type, readable=readable))
+        self._link(f"sys/bus/pci/devices/{path.rpartition('/')[2]}", folder)
+        return path
+
+    def ports(self, path: str, types: Sequence[int], *, readable: int = 256) -> str:
+        """The last of a path's components as bridges of these types; the path is returned."""
+        parts = path.split("/")
+        for index, port_type in enumerate(types, len(parts) - len(types)):
+            self.pci("/".join(parts[: index + 1]), "1000", "c030", "060400", port_type=port_type, readable=readable)
+        return path
+
+    def gpu(self, path: str, *, numa: int | None = None) -> str:
+        """An NVIDIA GPU."""
+        return self.pci(path, "10de", "2330", "030200", numa=numa)
+
+    def ssd(
+        self,
+        path: str,
+        serial: str,
+        namespaces: Sequence[Namespace] = (Namespace(),),
+        *,
+        numa: int | None = None,
+        subsystem: int | None = None,
+    ) -> str:
+        """An NVMe SSD; the controller's name is returned.
+
+        With `subsystem`, its namespaces are multipath heads in that subsystem, and the controller has hidden paths.
+        """
+        self.pci(path, "144d", "a824", NVME_CLASS, numa=numa)
+        name = self._controller(f"{path}/nvme", transport="pcie", serial=serial)
+        for namespace in namespaces:
+            home = f"sys/devices/{path}/nvme/{name}"
+            if subsystem is None:
+                self._namespace(f"{home}/{name}n{namespace.nsid}", namespace)
+            else:
+                head = f"sys/devices/virtual/nvme-subsystem/nvme-subsys{subsystem}/nvme{subsystem}n{namespace.nsid}"
+                if not (self.root.path / head).exists():
+                    self._namespace(head, namespace)
+                hidden = f"{home}/nvme{subsystem}c{name.removeprefix('nvme')}n{namespace.nsid}"
+                self.write(f"{hidden}/hidden", "1\n")
+                self.write(f"{hidden}/size", f"{namespace.sectors}\n")
+        return name
+
+    def fabric_controller(self, serial: str = "FABRIC") -> str:
+        """A controller over TCP with one namespace, as an initiator has it."""
+        name = self._controller("virtual/nvme-fabrics/ctl", transport="tcp", serial=serial)
+        self._namespace(f"sys/devices/virtual/nvme-fabrics/ctl/{name}/{name}n1", Namespace())
+        return name
+
+    def _controller(self, parent: str, *, transport: str, serial: str) -> str:
+        name = f"nvme{self._controllers}"
+        self._controllers += 1
+        folder = f"sys/devices/{parent}/{name}"
+        self.write(f"{folder}/transport", f"{transport}\n")
+        self.write(f"{folder}/serial", f"{serial:<20}\n")
+        self.write(f"{folder}/model", f"{'MADE UP MODEL':<40}\n")
+        self.write(f"{folder}/firmware_rev", f"{'1.0':<8}\n")
+        self._link(f"sys/class/nvme/{name}", folder)
+        return name
+
+    def _namespace(self, folder: str, namespace: Namespace) -> None:
+        self._minor += 1
+        attributes = {
+            "nsid": str(namespace.nsid),
+            "size": None if namespace.sectors is None else str(namespace.sectors),
+            "eui": namespace.eui,
+            "nguid": namespace.nguid,
+            "dev": namespace.dev or f"259:{self._minor}",
+        }
+        for name, value in attributes.items():
+            if value is not None:
+                self.write(f"{folder}/{name}", f"{value}\n")
+        self._link(f"sys/class/block/{folder.rpartition('/')[2]}", folder)
+
+    def _link(self, link: str, target: str) -> None:
+        path = self.root.path / link
+        path.symlink_to(os.path.relpath(self.root.path / target, path.parent))
