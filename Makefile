@@ -9,6 +9,7 @@ LAB := PYTHONPATH=e2e $(PY) -m lab
 STAMP := $(VENV)/.installed
 # What a caller's kubectl is set up for must never reach the lab.
 unexport KUBECONFIG
+export PYTHONUNBUFFERED=1
 
 .PHONY: help
 help: ## list these commands

@@ -33,15 +33,11 @@ exec python3 -m kubeflash.agent --node {name} --gpu {gpu} {options}
 class Fleet:
     """A lab with KubeFlash installed."""
 
-    def __init__(self, lab: Lab) -> None:
-        """Takes a lab that is up; nothing is installed yet."""
+    def __init__(self, lab: Lab, servers: Mapping[str, VirtualServer] | None = None) -> None:
+        """Takes a lab that is up, and its servers by name; nothing is installed yet."""
         self.lab = lab
+        self.servers = dict(servers or {})
         self.controller: ManagedProcess | None = None
-
-    @property
-    def servers(self) -> Mapping[str, VirtualServer]:
-        """The servers by name."""
-        return self.lab.servers
 
     # --- installing and processes ---
 
@@ -129,9 +125,9 @@ class Fleet:
     def wait_gone(self, kind: str, name: str, *, timeout: float = 60) -> None:
         """Waits until an object is gone."""
         deadline = time.monotonic() + timeout
-        while self.get(kind, name) is not None:
+        while (found := self.get(kind, name)) is not None:
             if time.monotonic() > deadline:
-                raise LabTimeout(f"{kind} {name} is still there after {timeout:g} s")
+                raise LabTimeout(f"{kind} {name} is still there after {timeout:g} s: {json.dumps(found.get('status'))}")
             time.sleep(0.2)
 
     def wait_ready(self, kind: str, name: str, *, timeout: float = 120, namespace: str | None = NAMESPACE) -> JSON:

@@ -6,15 +6,18 @@ Nothing is pretended: every figure printed is read back from the API server or f
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-from fleet import NAMESPACE, Fleet, attachment, condition, pool, volume
+from fleet import NAMESPACE, REPO, Fleet, attachment, condition, pool, volume
+from lab import image
 from lab.errors import LabError
 from lab.lab import Lab
+from lab.servers import boot
 
 BOLD, DIM, GREEN, RESET = ("\033[1m", "\033[2m", "\033[32m", "\033[0m") if sys.stdout.isatty() else ("", "", "", "")
 if os.environ.get("NO_COLOR"):
@@ -38,9 +41,19 @@ What to try next, with DEMO_KEEP=1 make demo (or make lab-up):
 class Demo:
     """Prints, runs, times."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self) -> None:
+        self._fleet: Fleet | None = None
         self._number = 0
+
+    def show(self, fleet: Fleet) -> None:
+        """What the steps to come are about."""
+        self._fleet = fleet
+
+    @property
+    def fleet(self) -> Fleet:
+        """What it is about."""
+        assert self._fleet is not None
+        return self._fleet
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
@@ -59,13 +72,13 @@ class Demo:
     def kubectl(self, *words: str) -> None:
         """Shows a kubectl command and what it prints."""
         print(f"   {GREEN}$ kubectl {' '.join(words)}{RESET}", flush=True)
-        self.say(self._fleet.kubectl(*words))
+        self.say(self.fleet.kubectl(*words))
 
     def on(self, server: str, command: str, *, show: bool = True, timeout: float = 120) -> str:
         """Shows and runs a command on a server."""
         if show:
             print(f"   {GREEN}{server}# {command}{RESET}", flush=True)
-        return self._fleet.servers[server].run(command, timeout=timeout).stdout_text
+        return self.fleet.servers[server].run(command, timeout=timeout).stdout_text
 
     def fio(self, server: str, device: str) -> None:
         """Reads a device: 1 MiB blocks for bandwidth, 4 KiB blocks for IOPS. Emulated: compare, do not quote."""
@@ -91,15 +104,10 @@ def show_pairs(fleet: Fleet, demo: Demo) -> None:
         demo.say("\n".join(lines))
 
 
-def run(fleet: Fleet) -> None:
+def run(demo: Demo, fleet: Fleet) -> None:
     """The main job, step by step."""
-    demo = Demo(fleet)
-    lab = fleet.lab
-    with demo.step("A control plane: a real etcd and kube-apiserver, in a network namespace of the lab's own"):
-        lab.start_control_plane()
-        demo.say(fleet.kubectl("version").splitlines()[-1])
     with demo.step("Two virtual GPU servers boot: PCIe switches, NVMe SSDs, stand-in GPUs, a real 6.12 kernel each"):
-        lab.start_servers()
+        fleet.servers.update(boot(fleet.lab, REPO, ("gpu-a", "gpu-b")))
         demo.say(demo.on("gpu-a", "lspci -tv"))
     with demo.step("KubeFlash is installed: CRDs and RBAC by kubectl apply, one controller, an agent on each server"):
         fleet.start()
@@ -159,7 +167,6 @@ def run(fleet: Fleet) -> None:
         if left.strip() != "0":
             raise LabError("the volume's bytes were not wiped")
         demo.kubectl("get", "flashpools")
-    print(NEXT)
 
 
 def first_gpu(fleet: Fleet, server: str) -> str:
@@ -185,13 +192,30 @@ def partition_start(fleet: Fleet) -> int:
 def main() -> int:
     """Runs the demo; exit status 1, with what is known, when something is not as it should be."""
     began = time.monotonic()
+    demo = Demo()
+    kept = False
     try:
-        with Lab("demo", servers=("gpu-a", "gpu-b"), keep=bool(os.environ.get("DEMO_KEEP"))) as lab:
-            run(Fleet(lab))
+        image.app_image(REPO, image.server_image(REPO).tree)
+        with ExitStack() as stack:
+            with demo.step("A control plane: a real etcd and kube-apiserver, in a network namespace of the lab's own"):
+                lab = stack.enter_context(Lab("lab"))
+                fleet = Fleet(lab)
+                demo.show(fleet)
+                demo.say(fleet.kubectl("version").splitlines()[-1])
+            run(demo, fleet)
+            print(f"Done in {time.monotonic() - began:.0f} s.{NEXT}", flush=True)
+            if os.environ.get("DEMO_KEEP"):
+                kept = True
+                print("It stays up: use it from another terminal. Ctrl-C, or make lab-down, ends it.", flush=True)
+                signal.pause()
+    except KeyboardInterrupt:
+        if not kept:
+            print("\nThe demo was interrupted.", file=sys.stderr)
+            return 130
     except LabError as error:
         print(f"\nThe demo failed: {error}", file=sys.stderr)
         return 1
-    print(f"Done in {time.monotonic() - began:.0f} s; nothing is left running.")
+    print("Nothing is left running.")
     return 0
 
 

@@ -172,7 +172,7 @@ def up_foreground(name: str, servers: tuple[str, ...], ready_fd: int | None) -> 
             if ready_fd is not None:
                 _redirect_output(lab.run_dir / "logs" / "lab.log")
             if servers:
-                _start_servers(lab, servers)
+                importlib.import_module("lab.servers").boot(lab, REPO, servers, timeout=SERVER_SECONDS * len(servers))
             tell("ready")
             status(name)
             say("Ctrl-C takes it down.")
@@ -191,21 +191,6 @@ def _redirect_output(log_file: Path) -> None:
         sys.stdout.flush()
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-
-
-def _start_servers(lab: Lab, names: tuple[str, ...]) -> None:
-    image, servers, spec = (importlib.import_module(f"lab.{module}") for module in ("image", "servers", "spec"))
-    server_image = image.server_image(REPO)
-    app = image.app_image(REPO, server_image.tree)
-    specs = [spec.load(name) for name in names]
-    hosts = {one.name: one.ip for one in specs}
-    for one in specs:
-        lab.add_server(
-            servers.VirtualServer(
-                one, image=server_image, app=app, run_dir=lab.run_dir, network=lab.network, hosts=hosts
-            )
-        )
-    servers.start_all(lab.servers.values(), timeout=SERVER_SECONDS * len(names))
 
 
 def status(name: str) -> int:

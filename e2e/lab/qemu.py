@@ -25,6 +25,7 @@ KERNEL_ARGUMENTS = (
     "panic=-1",  # with -no-reboot: a panic ends QEMU, so a wait for the server fails at once
     "mitigations=off",
     "nowatchdog",
+    "no_timer_check",  # it counts timer ticks, and panics when a busy host delays them
     "rcupdate.rcu_cpu_stall_suppress=1",  # a busy host makes a virtual CPU look stalled
     "rcupdate.rcu_expedited=1",
     "tsc=reliable",  # it is the host's; else Linux falls back to a clock that costs an exit a reading

@@ -7,9 +7,9 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from lab import pcie, qemu
+from lab import image, pcie, qemu, spec
 from lab.console import attach_console
 from lab.errors import LabError, LabTimeout, ProcessDied, tail
 from lab.guestagent import GuestAgent
@@ -18,7 +18,10 @@ from lab.processes import Completed, ManagedProcess, run, wait_until
 from lab.qmp import Qmp
 from lab.spec import ServerSpec, Ssd
 
-__all__ = ["Cables", "VirtualServer", "attach_console", "start_all"]
+if TYPE_CHECKING:
+    from lab.lab import Lab
+
+__all__ = ["Cables", "VirtualServer", "attach_console", "boot", "start_all"]
 
 READY = "/run/kubeflash-lab/ready"
 FAILED = "/run/kubeflash-lab/failed"
@@ -436,13 +439,19 @@ class VirtualServer:
                 wait_until("QEMU gone", lambda: not self.powered, timeout=5)
             if self.powered:
                 raise
-            raise ProcessDied(f"{self.name}: QEMU ended while booting\n{self._last_words()}") from error
+            code = None if self._process is None else self._process.stop()
+            raise ProcessDied(
+                f"{self.name}: QEMU ended while booting (exit status {code}; 0: the server switched itself off,"
+                f" as after a panic)\n{self._last_words()}"
+            ) from error
 
     def _last_words(self) -> str:
-        parts = []
-        for path in (self.files.early_log, self.console_log, self.files.qemu_log):
-            if path.exists() and path.stat().st_size:
-                parts.append(f"{path} ends:\n{tail(path.read_bytes()[-32_768:].decode(errors='replace'))}")
+        logs = (self.files.early_log, self.console_log, self.files.qemu_log)
+        parts = [
+            f"{path} ends:\n{tail(path.read_bytes()[-32_768:].decode(errors='replace'))}"
+            for path in logs
+            if path.exists() and path.stat().st_size
+        ]
         return "\n".join(parts) or "its logs are empty"
 
 
@@ -473,3 +482,28 @@ def start_all(servers: Iterable[VirtualServer], timeout: float = 180) -> None:
             server.start()
     for server in all_servers:
         server.wait_ready(max(1.0, deadline - time.monotonic()))
+
+
+def boot(lab: Lab, repo: Path, names: Sequence[str], *, timeout: float = 240) -> dict[str, VirtualServer]:
+    """Add the servers of these specifications to a lab and wait until they have booted. Main thread only.
+
+    Args:
+        lab: One that is up.
+        repo: The repository's root. What servers start from must be built: see `image.server_image`.
+        names: Of specifications, such as ``gpu-a``.
+        timeout: Seconds for all of them.
+
+    Raises:
+        LabError: See `start_all`.
+    """
+    base = image.server_image(repo)
+    app = image.app_image(repo, base.tree)
+    specs = [spec.load(name) for name in names]
+    hosts = {one.name: one.ip for one in specs}
+    made = [
+        VirtualServer(one, image=base, app=app, run_dir=lab.run_dir, network=lab.network, hosts=hosts) for one in specs
+    ]
+    for server in made:
+        lab.add_server(server)
+    start_all(made, timeout)
+    return {server.name: server for server in made}

@@ -9,15 +9,15 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
 from fleet import NAMESPACE, Fleet, attachment, condition, pool, volume
+from kubeflash.kube.client import Client
 from lab.errors import LabTimeout
 from lab.lab import Lab
 from lab.processes import ManagedProcess
 from support import scenarios
 from support.simulated import Network, SimulatedServer, gpu, ssd
 from support.simulation import Simulation
-
-from kubeflash.kube.client import Client
 
 GPU = "0000:12:00.0"
 
@@ -174,8 +174,7 @@ def test_a_second_server_of_the_same_name_is_refused(fleet, simulation):
     other = Simulation(simulation.kubeconfig, {"gpu-a": impostor})
     other.start("gpu-a")
     with pytest.raises(Exception, match="system UUID uuid-of-gpu-a, this one is uuid-of-impostor: give this server"):
-        other.stop("gpu-a")
-    other.close()
+        other.wait_ended("gpu-a")
 
 
 def test_a_deleted_flashnode_is_made_again(fleet, simulation):

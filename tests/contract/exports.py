@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from contract.common import raises
 from kubeflash.domain import dhchap
@@ -163,7 +163,7 @@ def contract_fresh_objects_look_like_this(bench: Bench) -> None:
         "subsystems/nqn.s/attr_allow_any_host": "0",
         "subsystems/nqn.s/attr_model": "Linux",
         "subsystems/nqn.s/namespaces/1/device_path": "(null)",
-        "subsystems/nqn.s/namespaces/1/device_uuid": "00000000-0000-0000-0000-000000000000",
+        "subsystems/nqn.s/namespaces/1/device_nguid": "00000000-0000-0000-0000-000000000000",
         "subsystems/nqn.s/namespaces/1/enable": "0",
         "ports/7/addr_trtype": "",
         "ports/7/addr_adrfam": "",
@@ -171,6 +171,7 @@ def contract_fresh_objects_look_like_this(bench: Bench) -> None:
         "ports/7/addr_trsvcid": "",
     }.items():
         assert fs.read(path).strip() == value, (path, fs.read(path))
+    assert UUID(fs.read("subsystems/nqn.s/namespaces/1/device_uuid").strip()).int  # a random one
     assert len(fs.read("subsystems/nqn.s/attr_serial").strip()) == 20
     assert fs.mode("hosts/nqn.h/dhchap_key") == 0o644
     assert fs.listdir("subsystems/nqn.s/allowed_hosts") == []
@@ -185,7 +186,8 @@ def contract_the_kernel_refuses(bench: Bench) -> None:
     for path in ("hosts/nqn.h", "subsystems/nqn.s", "subsystems/nqn.s/namespaces/1", "ports/7"):
         fs.mkdir(path)
     denied(errno.EINVAL, lambda: fs.mkdir("subsystems/nqn.s/namespaces/0"))
-    denied(errno.EINVAL, lambda: fs.write("hosts/nqn.h/dhchap_key", ""))
+    denied(errno.EFAULT, lambda: fs.write("hosts/nqn.h/dhchap_key", ""))
+    denied(errno.EINVAL, lambda: fs.write("hosts/nqn.h/dhchap_key", "\n"))
     denied(errno.EINVAL, lambda: fs.write("hosts/nqn.h/dhchap_key", "secret"))
     denied(errno.EINVAL, lambda: fs.write("hosts/nqn.h/dhchap_hash", "md5"))
     denied(errno.EINVAL, lambda: fs.write("subsystems/nqn.s/attr_serial", "x" * 21))
@@ -375,7 +377,7 @@ def contract_strangers_are_read_as_they_are(bench: Bench) -> None:
     state = nvmet.read_state(fs)
     assert state.subsystems["nqn.s"].allow_any_host
     (namespace,) = state.subsystems["nqn.s"].namespaces
-    assert (namespace.nsid, namespace.device, namespace.uuid, namespace.enabled) == (3, "", "", False)
+    assert (namespace.nsid, namespace.device, namespace.enabled) == (3, "", False)
     port = state.ports[9]
     assert (port.transport, port.address, port.service, port.subsystems) == ("", "", "", frozenset())
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
 from fleet import NAMESPACE, Fleet, attachment, condition, pool, volume
 from support import scenarios
 
@@ -79,7 +80,9 @@ def test_bad_input(fleet: Fleet, walking):
 
 
 def test_the_system_disk_is_refused_and_not_one_byte_of_it_changes(fleet: Fleet, walking):
-    disk = walking.shell("gpu-a", "for d in /sys/class/nvme/nvme*; do grep -q '^KFSYS' $d/serial && ls -d $d/nvme*n*; done")
+    disk = walking.shell(
+        "gpu-a", "for d in /sys/class/nvme/nvme*; do grep -q '^KFSYS' $d/serial && ls -d $d/nvme*n*; done"
+    )
     disk = "/dev/" + disk.strip().rsplit("/", 1)[-1]
     before = walking.shell("gpu-a", f"sync; head -c 1048576 {disk} | sha256sum; sfdisk -J {disk}")
     fleet.apply(pool("greedy", "KFSYS"))
@@ -99,7 +102,9 @@ def test_data_without_a_signature_is_not_blank(fleet: Fleet, walking):
     walking.shell("gpu-a", f"printf engine-cache | dd of={disk} bs=1 seek=4096 conv=notrunc,fsync status=none")
     fleet.apply(pool("dirty", "KFA2"))
     try:
-        said = fleet.wait("flashpool", "dirty", lambda it: it.get("status", {}).get("refused"), namespace=None, timeout=30)
+        said = fleet.wait(
+            "flashpool", "dirty", lambda it: it.get("status", {}).get("refused"), namespace=None, timeout=30
+        )
         assert "not blank" in said["status"]["refused"][0]["reason"]
     finally:
         walking.shell("gpu-a", f"dd if=/dev/zero of={disk} bs=4096 seek=1 count=1 conv=notrunc,fsync status=none")
@@ -113,7 +118,9 @@ def test_what_one_server_wrote_the_other_reads(fleet: Fleet, walking):
     fleet.apply(attachment("d0-on-a", "d0", "gpu-a"))
     device = fleet.wait_ready("flashattachment", "d0-on-a")["status"]["device"]
     walking.shell("gpu-a", f"mkfs.xfs -q {device} && mkdir -p /mnt/t && mount {device} /mnt/t", timeout=120)
-    written = walking.shell("gpu-a", "dd if=/dev/urandom of=/mnt/t/f bs=1M count=16 conv=fsync status=none; sha256sum < /mnt/t/f")
+    written = walking.shell(
+        "gpu-a", "dd if=/dev/urandom of=/mnt/t/f bs=1M count=16 conv=fsync status=none; sha256sum < /mnt/t/f"
+    )
 
     fleet.kubectl("delete", "flashattachment", "d0-on-a", "-n", NAMESPACE, "--wait=false")
     held = fleet.wait("flashattachment", "d0-on-a", lambda it: condition(it, "Ready").get("reason") == "InUse")
@@ -137,7 +144,10 @@ def test_what_one_server_wrote_the_other_reads(fleet: Fleet, walking):
 def test_keys_are_root_s_alone_and_in_no_argument_list_or_log(fleet: Fleet, walking):
     fleet.apply(attachment("d0-again", "d0", "gpu-b"))
     fleet.wait_ready("flashattachment", "d0-again")
-    modes = walking.shell("gpu-a", "stat -c %a /sys/kernel/config/nvmet/hosts/*/dhchap_key /sys/kernel/config/nvmet/hosts/*/dhchap_ctrl_key")
+    modes = walking.shell(
+        "gpu-a",
+        "stat -c %a /sys/kernel/config/nvmet/hosts/*/dhchap_key /sys/kernel/config/nvmet/hosts/*/dhchap_ctrl_key",
+    )
     assert set(modes.split()) == {"600"}
     secret = walking.shell("gpu-a", "cat /sys/kernel/config/nvmet/hosts/*/dhchap_key").strip()
     assert secret.startswith("DHHC-1:")
@@ -150,7 +160,8 @@ def test_keys_are_root_s_alone_and_in_no_argument_list_or_log(fleet: Fleet, walk
     identity = fleet.get("flashattachment", "d0-again")["status"]["fabric"]
     portal = identity["portals"][0].removeprefix("tcp://").split(":")
     stranger = fleet.servers["gpu-b"].run(
-        f"nvme connect -t tcp -a {portal[0]} -s {portal[1]} -n {identity['nqn']} -q nqn.2014-08.org.example:stranger", check=False
+        f"nvme connect -t tcp -a {portal[0]} -s {portal[1]} -n {identity['nqn']} -q nqn.2014-08.org.example:stranger",
+        check=False,
     )
     assert stranger.exit_code != 0, "a host that is not on the list is refused"
     fleet.delete("flashattachment", "d0-again")
@@ -164,7 +175,11 @@ def test_released_bytes_are_zero(fleet: Fleet, walking):
     find = "for d in /sys/class/nvme/nvme*; do grep -q '^KFA0' $d/serial && ls -d $d/nvme*n*; done"
     disk = "/dev/" + walking.shell("gpu-a", find).strip().rsplit("/", 1)[-1]
     first, count = extent["start"] >> 20, extent["bytes"] >> 20
-    left = walking.shell("gpu-a", f"dd if={disk} bs=1M skip={first} count={count} status=none iflag=direct | tr -d '\\0' | wc -c", timeout=120)
+    left = walking.shell(
+        "gpu-a",
+        f"dd if={disk} bs=1M skip={first} count={count} status=none iflag=direct | tr -d '\\0' | wc -c",
+        timeout=120,
+    )
     assert left.strip() == "0"
     fleet.kubectl("delete", "flashpool", "data")
 
@@ -180,12 +195,16 @@ def test_an_ssd_that_is_pulled_or_put_in_is_seen_within_seconds(fleet: Fleet, wa
 
 def test_the_agent_leaves_within_two_seconds_and_gives_its_lease_back(fleet: Fleet, walking):
     server = fleet.servers["gpu-b"]
-    timed = server.run("s=$(date +%s%N); sv -w 10 stop agent >/dev/null; echo $(( ($(date +%s%N) - s) / 1000000 ))", timeout=60)
+    timed = server.run(
+        "s=$(date +%s%N); sv -w 10 stop agent >/dev/null; echo $(( ($(date +%s%N) - s) / 1000000 ))", timeout=60
+    )
     assert int(timed.stdout_text) < 2000, f"{timed.stdout_text.strip()} ms"
     lease = fleet.get("lease", "agent-gpu-b", "kubeflash-system")
     assert not lease["spec"].get("holderIdentity")
     server.service_start("agent")
-    fleet.wait("lease", "agent-gpu-b", lambda it: it["spec"].get("holderIdentity"), namespace="kubeflash-system", timeout=60)
+    fleet.wait(
+        "lease", "agent-gpu-b", lambda it: it["spec"].get("holderIdentity"), namespace="kubeflash-system", timeout=60
+    )
 
 
 def test_a_second_agent_on_one_server_is_refused_in_one_line(fleet: Fleet, walking):

@@ -74,7 +74,7 @@ class FakeNvmet:
         elif NAMESPACE.fullmatch(path):
             if not name.isdigit() or int(name) == 0:
                 raise fail(errno.EINVAL, path)
-            self._make(path, NAMESPACE_FILES)
+            self._make(path, {**NAMESPACE_FILES, "device_uuid": str(uuid.uuid4())})
         elif PORT.fullmatch(path):
             if not name.isdigit() or int(name) > 0xFFFF:
                 raise fail(errno.EINVAL, path)
@@ -125,6 +125,8 @@ class FakeNvmet:
         if path not in self.files:
             raise fail(errno.ENOENT, path)
         owner, _, name = path.rpartition("/")
+        if not value:
+            raise fail(errno.EFAULT, path)
         if name in HOST_FILES:
             self.files[path] = self._host_value(path, name, value)
         elif name in SUBSYSTEM_FILES:

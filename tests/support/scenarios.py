@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Protocol
 
 from fleet import Fleet, attachment, condition, pool, volume
-
 from kubeflash.api.v1alpha1 import Distance
 
 

@@ -5,50 +5,72 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping
-
-from support.simulated import SimulatedServer
+from concurrent.futures import Future
 
 from kubeflash.agent import process
 from kubeflash.domain.sealing import generate_private_key
 from kubeflash.kube.client import Client, load_configuration
+from support.simulated import SimulatedServer
+
+
+class _Running:
+    """One agent in a thread with an event loop of its own, as it has one to itself in its process."""
+
+    def __init__(self, kubeconfig: str, name: str, server: SimulatedServer) -> None:
+        self.result: Future[int] = Future()
+        self._made: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        self._thread = threading.Thread(target=self._run, args=(kubeconfig, name, server), name=f"agent-{name}")
+        self._thread.start()
+        self._loop, self._stop = self._made.result(10)
+
+    def _run(self, kubeconfig: str, name: str, server: SimulatedServer) -> None:
+        async def body() -> int:
+            stop = asyncio.Event()
+            client = Client(load_configuration(kubeconfig))
+            self._made.set_result((asyncio.get_running_loop(), stop))
+            lease = process.heartbeat_lease(client, "kubeflash-system", name, server.system_uuid)
+            agent = process.Agent(client, name, server, server, server.private)
+            try:
+                return await process.main(agent, lease, None, stop)
+            finally:
+                client.close()
+
+        try:
+            self.result.set_result(asyncio.run(body()))
+        except BaseException as error:  # noqa: BLE001 - the test that asks for the result is told
+            self.result.set_exception(error)
+
+    def stop(self, timeout: float) -> None:
+        if not self.result.done():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(timeout)
+        assert not self._thread.is_alive(), "the agent does not end"
+        self.result.result(0)
 
 
 class Simulation:
-    """Agents in a thread with an event loop of its own."""
+    """Agents by server."""
 
     def __init__(self, kubeconfig: str, servers: Mapping[str, SimulatedServer]) -> None:
         self.kubeconfig, self.servers = kubeconfig, servers
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="simulation", daemon=True)
-        self._thread.start()
-        self._running: dict[str, tuple[asyncio.Event, object]] = {}
-        self.agents: dict[str, process.Agent] = {}
+        self._running: dict[str, _Running] = {}
 
     def start(self, name: str) -> None:
         server = self.servers[name]
         server.private = server.private or generate_private_key()
-        client = Client(load_configuration(self.kubeconfig))
-        lease = process.heartbeat_lease(client, "kubeflash-system", name, server.system_uuid)
-
-        async def make() -> tuple[process.Agent, asyncio.Event]:
-            return process.Agent(client, name, server, server, server.private), asyncio.Event()
-
-        agent, stop = asyncio.run_coroutine_threadsafe(make(), self._loop).result(10)
-        future = asyncio.run_coroutine_threadsafe(process.main(agent, lease, None, stop), self._loop)
-        self.agents[name] = agent
-        self._running[name] = (stop, future)
+        self._running[name] = _Running(self.kubeconfig, name, server)
 
     def stop(self, name: str, timeout: float = 15) -> None:
-        stop, future = self._running.pop(name)
-        self._loop.call_soon_threadsafe(stop.set)
-        future.result(timeout)
+        self._running.pop(name).stop(timeout)
+
+    def wait_ended(self, name: str, timeout: float = 15) -> None:
+        """Waits for an agent that ends by itself; raises what it raised."""
+        self._running[name].result.exception(timeout)
+        self.stop(name)
 
     def close(self) -> None:
         for name in list(self._running):
             self.stop(name)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
 
     # --- as `scenarios.Servers` ---
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from support.objects import volume
 
 from kubeflash.agent.wishes import is_released, volume_wishes
+from support.objects import volume
 
 
 @pytest.mark.parametrize(

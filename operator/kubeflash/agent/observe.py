@@ -137,9 +137,17 @@ class Observer:
             connections=connections,
             listening=addresses.listening_ports(self._root),
             addresses=addresses.global_addresses(),
-            internal=addresses.address_toward(*self._api_server),
+            internal=self._internal_address(),
             held=held,
         )
+
+    def _internal_address(self) -> str:
+        """Empty when there is no way to the API server now: local work goes on without."""
+        try:
+            return addresses.address_toward(*self._api_server)
+        except addresses.NoAddress as error:
+            log.debug("no internal address: %s", error)
+            return ""
 
     def _disk(self, ssd: NvmeSsd) -> DiskView:
         known = self._reads.get(ssd.id)

@@ -20,7 +20,7 @@ from kubeflash.domain.names import agent_lease_node
 from kubeflash.kube import leases, runtime
 from kubeflash.kube.builtin import LEASE, Namespace, Node
 from kubeflash.kube.client import Client
-from kubeflash.kube.errors import Conflict, KubeError, NotFound
+from kubeflash.kube.errors import Conflict, KubeError, NotFound, ServerError, Unreachable
 from kubeflash.kube.feed import Feed, Watch
 from kubeflash.kube.leases import Lease, LeaseHeld
 from kubeflash.kube.writes import Write
@@ -134,6 +134,71 @@ def _created(resource: Resource) -> tuple[str, str]:
     return (moment.isoformat() if moment else "", resource.key)
 
 
+class Leadership:
+    """The controller's Lease, and whether it was renewed lately enough to act on it.
+
+    An API server that is gone takes nobody's leadership away: nothing can be written, so the controller only waits. It is
+    lost when somebody else holds the Lease.
+    """
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._renewed = 0.0
+        self.lost = False
+
+    @property
+    def fresh(self) -> bool:
+        """Whether nobody else can have taken the Lease yet."""
+        return asyncio.get_running_loop().time() - self._renewed < LEADER_SECONDS - RENEW_SECONDS
+
+    async def win(self, stop: asyncio.Event) -> bool:
+        """Waits until the Lease is ours. False when `stop` came first.
+
+        Raises:
+            KubeError: when the API server refuses it for good.
+        """
+        said = False
+        while not stop.is_set():
+            try:
+                await self._acquire()
+            except LeaseHeld as held:
+                if not said:
+                    log.info("standing by: %s", held)
+                said = True
+            except (Unreachable, ServerError) as error:
+                log.warning("waiting for the API server: %s", error)
+            else:
+                log.info("leading as %s", self._lease.holder)
+                return True
+            await runtime.sleep(RENEW_SECONDS, stop)
+        return False
+
+    async def keep(self, stop: asyncio.Event) -> None:
+        """Renews the Lease until `stop`; sets `stop` when somebody else has it."""
+        while not stop.is_set():
+            await runtime.sleep(RENEW_SECONDS if self.fresh else 1.0, stop)
+            try:
+                await self._acquire()
+            except LeaseHeld as held:
+                log.error("leadership is lost: %s", held)  # noqa: TRY400
+                self.lost = True
+                stop.set()
+            except KubeError as error:
+                log.warning("renewing the Lease failed: %s", error)
+
+    async def give_back(self) -> None:
+        """Lets the next controller lead at once."""
+        try:
+            await asyncio.wait_for(asyncio.to_thread(self._lease.release), timeout=1.0)
+        except (KubeError, TimeoutError) as error:
+            log.warning("the Lease could not be given back, the next controller waits %s s: %s", LEADER_SECONDS, error)
+
+    async def _acquire(self) -> None:
+        began = asyncio.get_running_loop().time()
+        await asyncio.to_thread(self._lease.acquire)
+        self._renewed = began
+
+
 async def main(client: Client, namespace: str, stop: asyncio.Event) -> int:
     """Waits for leadership, then works until `stop` is set or leadership is lost. The exit status.
 
@@ -141,59 +206,22 @@ async def main(client: Client, namespace: str, stop: asyncio.Event) -> int:
         KubeError: when the API server refuses what the controller needs (RBAC, CRDs).
     """
     holder = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
-    lease = Lease(client, namespace, LEADER_LEASE, holder, LEADER_SECONDS)
-    if not await _lead(lease, stop):
+    leadership = Leadership(Lease(client, namespace, LEADER_LEASE, holder, LEADER_SECONDS))
+    if not await leadership.win(stop):
         return 0
     controller = Controller(client, namespace)
     await controller.feed.resync()  # says at once, and typed, when RBAC or CRDs are missing
-    renewing = asyncio.create_task(_keep(lease, stop), name="leadership")
+    renewing = asyncio.create_task(leadership.keep(stop), name="leadership")
+
+    async def reconcile() -> float | None:
+        return await controller.reconcile() if leadership.fresh else 1.0
+
     try:
-        await runtime.run(controller.feed, controller.reconcile, stop)
+        await runtime.run(controller.feed, reconcile, stop)
     finally:
-        kept = renewing.done() and not renewing.cancelled() and renewing.result() is False
+        stop.set()
         renewing.cancel()
-    if kept:
-        log.error("leadership is lost: another controller has the Lease %s, or it could not be renewed", LEADER_LEASE)
+    if leadership.lost:
         return 1
-    try:
-        await asyncio.wait_for(asyncio.to_thread(lease.release), timeout=1.0)
-    except (KubeError, TimeoutError) as error:
-        log.warning("the Lease could not be given back, the next controller waits %s s: %s", LEADER_SECONDS, error)
+    await leadership.give_back()
     return 0
-
-
-async def _lead(lease: Lease, stop: asyncio.Event) -> bool:
-    """Waits until the Lease is ours. False when `stop` came first."""
-    said = False
-    while not stop.is_set():
-        try:
-            await asyncio.to_thread(lease.acquire)
-        except LeaseHeld as held:
-            if not said:
-                log.info("standing by: %s", held)
-            said = True
-        else:
-            log.info("leading as %s", lease.holder)
-            return True
-        await runtime.sleep(RENEW_SECONDS, stop)
-    return False
-
-
-async def _keep(lease: Lease, stop: asyncio.Event) -> bool:
-    """Renews the Lease until `stop`; False, and sets `stop`, when it is lost."""
-    loop = asyncio.get_running_loop()
-    renewed = loop.time()
-    while not stop.is_set():
-        await runtime.sleep(RENEW_SECONDS, stop)
-        try:
-            await asyncio.wait_for(asyncio.to_thread(lease.acquire), timeout=LEADER_SECONDS)
-            renewed = loop.time()
-        except LeaseHeld:
-            stop.set()
-            return False
-        except (KubeError, TimeoutError) as error:
-            log.warning("renewing the Lease failed: %s", error)
-            if loop.time() - renewed > LEADER_SECONDS - RENEW_SECONDS:
-                stop.set()
-                return False
-    return True

@@ -18,12 +18,14 @@ from functools import partial
 from pathlib import Path
 
 from kubeflash.domain.fabric import Connection
-from kubeflash.host.holders import holders, in_words
+from kubeflash.host.blockdev import NotABlockDevice
+from kubeflash.host.holders import LOOK_LIMIT, holders, in_words
 from kubeflash.host.initiator import find
 from kubeflash.host.initiator_errors import DeviceHeld, DisconnectFailed, FlushFailed, InitiatorError
 from kubeflash.host.root import HostRoot
 
 _POLL = 0.05  # seconds
+_OPEN_LIMIT = 5.0  # seconds for an open; one may hang where the server is gone
 _FLUSH_END = 5.0  # seconds for a flush to fail once its controller is deleted
 
 
@@ -47,8 +49,38 @@ class _Aside:
         return self._thread.is_alive()
 
     def ended_within(self, seconds: float) -> bool:
-        self._thread.join(seconds)
+        self._thread.join(max(0.0, seconds))
         return not self.running
+
+
+class _Guard:
+    """A device held exclusively, opened aside: an open hangs while somebody reads from a server that is gone.
+
+    Opened for reading: closing a disk that was open for writing makes udev read it, and that would hang, too.
+    """
+
+    def __init__(self, node: Path) -> None:
+        self._node = node
+        self._lock = threading.Lock()
+        self._wanted = True
+        self.fd: int | None = None
+        self.opening = _Aside(f"open {node}", self._open)
+
+    def _open(self) -> None:
+        fd = os.open(self._node, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
+        with self._lock:
+            if self._wanted:
+                self.fd = fd
+                return
+        os.close(fd)
+
+    def release(self) -> None:
+        """Closes the device, now or, where the open still hangs, then."""
+        with self._lock:
+            self._wanted = False
+            fd, self.fd = self.fd, None
+        if fd is not None:
+            os.close(fd)
 
 
 def disconnect(root: HostRoot, nqn: str, *, timeout: float = 60.0) -> None:
@@ -68,44 +100,46 @@ def disconnect(root: HostRoot, nqn: str, *, timeout: float = 60.0) -> None:
     found = find(root, nqn)
     if not found:
         return
-    guards: dict[str, int] = {}
+    guards: list[_Guard] = []
     flushes: list[_Aside] = []
     try:
         for device in sorted({item.device for item in found if item.device}):
-            fd = _guard(root, device)
-            if fd is not None:
-                guards[device] = fd
-        for device, fd in guards.items():
-            flushes.append(_flush(root, nqn, fd, device, deadline))
+            guard = _Guard(root.path / device.lstrip("/"))
+            guards.append(guard)
+            if _must_be_unused(root, nqn, device, guard) and guard.fd is not None:
+                flushes.append(_flush(root, nqn, guard.fd, device, deadline))
         _delete(root, nqn, found, deadline)
     finally:
         # deleting ends a hanging flush; a descriptor that one still uses must not become another file's number
         if all(flush.ended_within(_FLUSH_END) for flush in flushes):
-            for fd in guards.values():
-                os.close(fd)
+            for guard in guards:
+                guard.release()
     _await_gone(root, nqn, found, deadline)
 
 
-def _guard(root: HostRoot, device: str) -> int | None:
-    """Opens a device exclusively, proven to be unused; None when its node is gone already."""
+def _must_be_unused(root: HostRoot, nqn: str, device: str, guard: _Guard) -> bool:
+    """Proves that nobody uses a device; whether the device is still there."""
     node = root.path / device.lstrip("/")
+    limit = time.monotonic() + _OPEN_LIMIT
+    while not guard.opening.ended_within(_POLL) and (_is_live(root, nqn) or time.monotonic() < limit):
+        if time.monotonic() >= limit + _OPEN_LIMIT:
+            raise DisconnectFailed(f"{device} cannot be opened in time, though it is connected: try again")
+    error = guard.opening.error
+    if error is not None and error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
+        return False
+    patience = LOOK_LIMIT if _is_live(root, nqn) else 0.0  # where the server is gone, udev itself may hang
     try:
-        fd = os.open(node, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
-            return None
-        if error.errno == errno.EBUSY:
-            raise DeviceHeld(f"{device} is {in_words(holders(root, node))}: not disconnected") from error
+        # udev only looks, and deleting the controller ends a look that hangs
+        found = [item for item in holders(root, node, probe=False, patience=patience) if item.kind != "udev"]
+    except NotABlockDevice:
+        return False
+    if found:
+        raise DeviceHeld(f"{device} is {in_words(tuple(found))}: not disconnected")
+    if error is not None and error.errno == errno.EBUSY:
+        raise DeviceHeld(f"{device} is held exclusively (O_EXCL) by somebody: not disconnected")
+    if error is not None:
         raise InitiatorError(f"{device} cannot be opened before it is disconnected: {error.strerror}") from error
-    try:
-        who = in_words(holders(root, node, probe=False))
-    except BaseException:
-        os.close(fd)
-        raise
-    if who:
-        os.close(fd)
-        raise DeviceHeld(f"{device} is {who}: not disconnected")
-    return fd
+    return True
 
 
 def _flush(root: HostRoot, nqn: str, fd: int, device: str, deadline: float) -> _Aside:

@@ -19,6 +19,7 @@ import errno
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from kubeflash.host.errors import HostError
 from kubeflash.host.fds import command_of, open_in
 from kubeflash.host.root import HostRoot
 
+LOOK_LIMIT = 5.0  # seconds
+_UDEV = ("(udev-worker)", "systemd-udevd", "udevd")
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -40,7 +43,7 @@ class Holder:
     """One use of a device.
 
     Attributes:
-        kind: mount, bind, swap, block, nvmet, loop, process, exclusive.
+        kind: mount, bind, swap, block, nvmet, loop, process, exclusive; udev for a look that udev takes.
         who: in words that go on after "it is": "mounted at /mnt/x", "open in fio (pid 812)".
         pid: a process to look at, None where there is none.
     """
@@ -67,7 +70,7 @@ class _Device:
     characters: frozenset[int]
 
 
-def holders(root: HostRoot, device: Path, *, probe: bool = True) -> tuple[Holder, ...]:
+def holders(root: HostRoot, device: Path, *, probe: bool = True, patience: float = LOOK_LIMIT) -> tuple[Holder, ...]:
     """Everybody but this process that uses a block device. For a whole disk, its partitions count too.
 
     A bare open of the whole disk does not count as a use of its partition: udev, smartd and the like look at disks.
@@ -75,17 +78,28 @@ def holders(root: HostRoot, device: Path, *, probe: bool = True) -> tuple[Holder
     Args:
         root: the machine.
         device: a whole disk or a partition.
-        probe: whether to try O_EXCL as well; not for who holds the device exclusively itself.
+        probe: whether to try O_EXCL as well; not for who holds the device exclusively itself, nor where it may hang.
+        patience: seconds to wait while udev alone has it open, as it has after every change.
 
     Raises:
-        NotABlockDevice: when it is none.
+        NotABlockDevice: when it is none, or vanished meanwhile.
         HoldersUnknown, ProcessesUnreadable: when something could not be looked at; treat the device as used.
     """
+    deadline = time.monotonic() + patience
+    while True:
+        found = _look(root, device, probe=probe)
+        if not found or any(holder.kind != "udev" for holder in found) or time.monotonic() >= deadline:
+            return found
+        time.sleep(0.1)
+
+
+def _look(root: HostRoot, device: Path, *, probe: bool) -> tuple[Holder, ...]:
     target = _describe(root, device)
     found = [*_mounts(root, target), *_swaps(root, target), *_block_holders(root, target)]
     found += [*_nvmet(root, target), *_loops(root, target)]
     for item in open_in(root, target.numbers, target.characters):
-        found.append(Holder("process", f"open in {item.command} (pid {item.pid})", item.pid))
+        kind = "udev" if item.command in _UDEV else "process"
+        found.append(Holder(kind, f"open in {item.command} (pid {item.pid})", item.pid))
     probed = _probe(device) if probe else None
     if probed is not None and not any(holder.kind in ("mount", "swap", "block") for holder in found):
         found.append(probed)
@@ -100,10 +114,13 @@ def _describe(root: HostRoot, device: Path) -> _Device:
         disk_name = folder.parent.name
         disk_number = _number(folder.parent)
     else:
-        for child in folder.iterdir():
-            if (child / "partition").exists():
-                names.add(child.name)
-                numbers.add(_number(child))
+        try:
+            children = [child for child in folder.iterdir() if (child / "partition").exists()]
+        except FileNotFoundError as error:
+            raise NotABlockDevice(f"{device} vanished meanwhile") from error
+        for child in children:
+            names.add(child.name)
+            numbers.add(_number(child))
         generic = root.sys / "class" / "nvme-generic" / folder.name.replace("nvme", "ng", 1)
         if generic.exists():
             characters.add(_number(generic))

@@ -39,6 +39,8 @@ def prepare(options: argparse.Namespace) -> None:
     if options.log_level != "DEBUG":
         for noisy in ("kopf", "urllib3", "asyncio"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
+        # Each watch tells of each try while the API server is gone; the heartbeat says it once.
+        logging.getLogger("kopf._cogs.clients").setLevel(logging.CRITICAL)
 
 
 def guarded(main: Callable[[], int], expected: tuple[type[Exception], ...] = ()) -> int:

@@ -21,6 +21,9 @@ from kubeflash.kube.client import Client
 
 log = logging.getLogger(__name__)
 
+REMEMBERED = 1000
+"""Deleted objects whose uids are remembered: far more than there are writes on their way at once."""
+
 R = TypeVar("R", bound=Resource)
 
 
@@ -46,6 +49,7 @@ class Feed:
         self.configuration = client.configuration
         self._watches = tuple(watches)
         self._objects: dict[type[Resource], dict[str, Resource]] = {watch.kind: {} for watch in self._watches}
+        self._gone: dict[str, None] = {}
         self.changed = asyncio.Event()
         self.relisted = asyncio.Event()
         self.synced = False
@@ -69,10 +73,24 @@ class Feed:
         parsed = _parse(kind, body)
         if parsed is None:
             return
+        if parsed.metadata.uid in self._gone:
+            return
+        if parsed.deleting and not parsed.metadata.finalizers:
+            self._drop(kind, parsed)
+            return
         known = self._objects[kind].get(parsed.key)
         if known is not None and known.metadata.uid == parsed.metadata.uid and _version(known) >= _version(parsed):
             return
         self._objects[kind][parsed.key] = parsed
+
+    def _drop(self, kind: type[Resource], resource: Resource) -> None:
+        """Takes an object out, for good: an answer to an earlier write may still be on its way."""
+        self._gone[resource.metadata.uid] = None
+        while len(self._gone) > REMEMBERED:
+            del self._gone[next(iter(self._gone))]
+        known = self._objects[kind].get(resource.key)
+        if known is not None and known.metadata.uid == resource.metadata.uid:
+            del self._objects[kind][resource.key]
 
     async def resync(self) -> None:
         """Replaces everything by full lists.
@@ -84,7 +102,11 @@ class Feed:
         for watch in self._watches:
             bodies = await asyncio.to_thread(self._client.list, watch.kind.info, watch.field_selector)
             parsed = (_parse(watch.kind, body) for body in bodies)
-            fresh = {resource.key: resource for resource in parsed if resource is not None}
+            fresh = {
+                resource.key: resource
+                for resource in parsed
+                if resource is not None and resource.metadata.uid not in self._gone
+            }
             known = self._objects[watch.kind]
             for key, resource in fresh.items():
                 before = known.get(key)
@@ -99,9 +121,8 @@ class Feed:
             body = dict(event["object"])
             if event["type"] == "DELETED":
                 parsed = _parse(kind, body)
-                known = self._objects[kind].get(parsed.key) if parsed else None
-                if parsed and known and known.metadata.uid == parsed.metadata.uid:
-                    del self._objects[kind][parsed.key]
+                if parsed is not None:
+                    self._drop(kind, parsed)
             else:
                 self.put(kind, body)
             if event["type"] is None:

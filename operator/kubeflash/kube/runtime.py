@@ -26,6 +26,9 @@ RESYNC = 300.0
 BACKOFF = (0.5, 1.0, 2.0, 5.0)
 """Seconds to wait after a failure, the last one for ever: converged well within 30 s of the API server's return."""
 
+EXIT_SECONDS = 0.5
+"""Seconds that kopf has for ending its watches in order, and again for being cancelled."""
+
 Reconcile = Callable[[], Awaitable[float | None]]
 
 
@@ -49,7 +52,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.reconnect_backoff = 0.5
     settings.queueing.exit_timeout = 0.2
     settings.queueing.idle_timeout = 1.0
-    settings.process.ultimate_exiting_timeout = 1.5
+    settings.process.ultimate_exiting_timeout = None  # else kopf sends SIGKILL to its own process
     return settings
 
 
@@ -80,7 +83,9 @@ async def run(feed: Feed, reconcile: Reconcile, stop: asyncio.Event) -> None:
         stopped.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await loop
-        await asyncio.wait({operator})
+        await asyncio.wait({operator}, timeout=EXIT_SECONDS)
+        operator.cancel()
+        await asyncio.wait({operator}, timeout=EXIT_SECONDS)
 
 
 async def _loop(feed: Feed, reconcile: Reconcile) -> None:
@@ -112,7 +117,7 @@ async def _loop(feed: Feed, reconcile: Reconcile) -> None:
 
 
 def _add_login(registry: kopf.OperatorRegistry, configuration: Configuration) -> None:
-    """kopf takes the very way to the API server that the client has; its token may have been renewed meanwhile."""
+    """Kopf takes the very way to the API server that the client has; its token may have been renewed meanwhile."""
 
     def login(**_kwargs: Any) -> kopf.ConnectionInfo:
         scheme, _, token = (configuration.get_api_key_with_prefix("BearerToken") or "").partition(" ")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from support.objects import T0, attachment, node, pool, uid, volume
 
 from kubeflash.api.v1alpha1 import FlashAttachment
 from kubeflash.controller.attachments import reconcile_attachment
@@ -11,6 +10,7 @@ from kubeflash.controller.snapshot import Snapshot
 from kubeflash.domain.names import export_identity
 from kubeflash.domain.sealing import SealBroken, generate_private_key, public_key, unseal
 from kubeflash.kube.writes import Apply, Patch
+from support.objects import T0, attachment, node, pool, uid, volume
 
 KEY_A, KEY_B = generate_private_key(), generate_private_key()
 CARVED = {"type": "Carved", "status": "True", "reason": "Carved", "lastTransitionTime": T0.isoformat()}

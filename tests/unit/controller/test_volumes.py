@@ -6,13 +6,13 @@ import re
 from dataclasses import replace
 
 import pytest
-from support.objects import T0, attachment, gpu_json, make, node, pool, ssd_json, uid, volume
 
 from kubeflash.api.v1alpha1 import FINALIZER, FlashVolume
 from kubeflash.controller.snapshot import Snapshot
 from kubeflash.controller.volumes import reconcile_volume
 from kubeflash.domain.names import export_identity
 from kubeflash.kube.writes import Apply, Patch
+from support.objects import T0, attachment, gpu_json, make, node, pool, ssd_json, uid, volume
 
 GPU, NEAR_SSD, FAR_SSD = 0x12, ssd_json("NEAR", 0x13), ssd_json("FAR", 0x23)
 GPU_ADDRESS = "0000:12:00.0"

@@ -113,6 +113,7 @@ def allow_host(fs: Configfs, nqn: str, host_nqn: str) -> None:
 def add_namespace(fs: Configfs, nqn: str, nsid: int, *, device: str, uuid: str) -> None:
     """A namespace on a block device, not enabled yet; `device` is not opened before it is.
 
+    The kernel gives a fresh namespace a random UUID. The path is written last, so a namespace with a path has its own.
     A namespace that is not enabled may be given another device: an SSD that was put back has a new name.
 
     Raises:
@@ -132,13 +133,13 @@ def enable_namespace(fs: Configfs, nqn: str, nsid: int) -> None:
     Raises:
         DeviceMissing: when the device is not there.
         DeviceRefused: when it cannot be opened.
-        OutOfOrder: when it has no UUID yet.
+        OutOfOrder: when it has no device yet.
     """
     path = tree.namespace(nqn, nsid)
     with tree.kernel(f"{path} cannot be read", {errno.ENOENT: ObjectMissing}):
-        uuid, device = fs.read(f"{path}/device_uuid").strip(), fs.read(f"{path}/device_path").strip()
-    if not UUID(uuid).int or not device.startswith("/"):
-        raise OutOfOrder(f"{path} has UUID {uuid} and device {device!r}: set both before it is enabled")
+        device = fs.read(f"{path}/device_path").strip()
+    if not device.startswith("/"):  # it is written last, so with it the UUIDs are there
+        raise OutOfOrder(f"{path} has no device yet: add_namespace first")
     missing = with_remedy(DeviceMissing, f"the device {device} is not there: was the SSD pulled out?")
     refused = with_remedy(DeviceRefused, f"the device {device} cannot be opened for export, see dmesg")
     errors = dict.fromkeys((errno.ENOENT, errno.ENXIO, errno.ENODEV), missing)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
-from uuid import UUID
 
 from kubeflash.domain.fabric import NvmetNamespace, NvmetPort, NvmetState, NvmetSubsystem
 from kubeflash.host.nvmet import tree
 from kubeflash.host.nvmet.configfs import Configfs
 
-_NULL_UUID = str(UUID(int=0))
 _GONE = (errno.ENOENT, errno.ENODEV)
 
 
@@ -62,7 +60,7 @@ def _read_namespace(fs: Configfs, nqn: str, name: str) -> NvmetNamespace | None:
     return NvmetNamespace(
         nsid=int(name),
         device="" if device == "(null)" else device,
-        uuid="" if uuid == _NULL_UUID else uuid,
+        uuid=uuid,
         enabled=enabled,
     )
 
