@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ class Fleet:
         """Installs the agent on a server as a service that comes back after a reboot."""
         server = self.servers[name]
         kubeconfig = self.lab.control_plane.kubeconfig(f"kubeflash-agent-{name}", groups=("kubeflash:agents",))
-        server.run(["mkdir", "-p", "/etc/kubeflash"])
+        server.run(["mkdir", "-m", "0700", "-p", "/etc/kubeflash"])
         server.put_file("/etc/kubeflash/kubeconfig", kubeconfig.read_bytes(), 0o600)
         server.service("agent", AGENT.format(name=name, gpu=GPU_RULE, options=options), timeout=60)
 
@@ -73,8 +74,8 @@ class Fleet:
         """Installs and starts everything."""
         self.install()
         self.start_controller()
-        for name in self.servers:
-            self.start_agent(name)
+        with ThreadPoolExecutor(len(self.servers) or 1) as pool:
+            list(pool.map(self.start_agent, self.servers))
 
     # --- objects ---
 

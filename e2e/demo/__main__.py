@@ -23,7 +23,10 @@ BOLD, DIM, GREEN, RESET = ("\033[1m", "\033[2m", "\033[32m", "\033[0m") if sys.s
 if os.environ.get("NO_COLOR"):
     BOLD = DIM = GREEN = RESET = ""
 
-FIO = "fio --name=x --filename={device} --rw={rw} --bs={bs} --iodepth=8 --ioengine=libaio --direct=1 --runtime=3 --time_based --size=64M --output-format=terse --terse-version=3"
+FIO = (
+    "fio --name=x --filename={device} --rw={rw} --bs={bs} --iodepth=8 --ioengine=libaio --direct=1 "
+    "--runtime=3 --time_based --size=64M --output-format=terse --terse-version=3"
+)
 FIO_READ_KIB = 6  # terse v3: read bandwidth in KiB/s
 FIO_READ_IOPS = 7
 
@@ -127,9 +130,7 @@ def run(demo: Demo, fleet: Fleet) -> None:
         fleet.apply(volume("kv-0", "512Mi", node="gpu-a", gpu=gpu))
         fleet.wait_ready("flashvolume", "kv-0")
         demo.kubectl("get", "flashvolumes", "-n", NAMESPACE, "-o", "wide")
-        demo.say(
-            demo.on("gpu-a", "lsblk -o NAME,SIZE,PARTLABEL,PARTUUID /dev/disk/by-id/nvme-*KFA0* 2>/dev/null || lsblk")
-        )
+        demo.say(demo.on("gpu-a", "lsblk -o NAME,SIZE,PARTLABEL,PARTUUID {disk_of(fleet, 'KFA0')}"))
     with demo.step("Attached on its own server it is the local device: a file system, a file, its checksum"):
         fleet.apply(attachment("kv-0-on-a", "kv-0", "gpu-a"))
         device = fleet.wait_ready("flashattachment", "kv-0-on-a")["status"]["device"]
@@ -173,13 +174,15 @@ def first_gpu(fleet: Fleet, server: str) -> str:
     """Address of the first GPU of a server that has a neighbour SSD."""
     node = fleet.get("flashnode", server, None) or {}
     return next(
-        gpu["address"] for gpu in node["status"]["gpus"] if gpu.get("nearest", {}).get("distance") in ("PIX", "PXB")
+        str(gpu["address"])
+        for gpu in node["status"]["gpus"]
+        if gpu.get("nearest", {}).get("distance") in ("PIX", "PXB")
     )
 
 
 def disk_of(fleet: Fleet, serial: str) -> str:
     """The device node that the SSD with this serial number has on gpu-a now."""
-    command = f'for d in /sys/class/nvme/nvme*; do grep -q "^{serial} *$" $d/serial && ls -d $d/nvme*n*; done'
+    command = f'for d in /sys/class/nvme/nvme*; do if grep -q "^{serial} *$" $d/serial; then ls -d $d/nvme*n*; fi; done'
     return "/dev/" + fleet.servers["gpu-a"].run(command).stdout_text.split("/")[-1].strip()
 
 

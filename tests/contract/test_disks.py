@@ -34,15 +34,16 @@ def _why_not() -> str:
     return ""
 
 
-@pytest.fixture
-def loop(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(params=[512, 4096], ids=["512B", "4096B"])
+def loop(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     reason = _why_not()
     if reason:
         pytest.skip(reason)
     image = tmp_path / "disk.img"
     with image.open("wb") as file:
         file.truncate(SIZE)
-    made = subprocess.run(["losetup", "-f", "--show", "-P", image], capture_output=True, text=True, check=True)
+    setup = ["losetup", "-f", "--show", "-P", "--sector-size", str(request.param), image]
+    made = subprocess.run(setup, capture_output=True, text=True, check=True)
     device = Path(made.stdout.strip())
     try:
         yield device

@@ -23,6 +23,13 @@ class RealServers:
     def shell(self, server: str, command: str, *, timeout: float = 60) -> str:
         return self._fleet.servers[server].run(command, timeout=timeout).stdout_text
 
+    def disk(self, server: str, serial: str) -> str:
+        """The device node that the SSD with this serial number has now."""
+        command = (
+            f"for d in /sys/class/nvme/nvme*; do if grep -q '^{serial} *$' $d/serial; then ls -d $d/nvme*n*; fi; done"
+        )
+        return "/dev/" + self.shell(server, command).strip().rsplit("/", 1)[-1]
+
     def exports(self, server: str) -> set[str]:
         return set(self.shell(server, "ls /sys/kernel/config/nvmet/subsystems").split())
 
@@ -80,10 +87,7 @@ def test_bad_input(fleet: Fleet, walking):
 
 
 def test_the_system_disk_is_refused_and_not_one_byte_of_it_changes(fleet: Fleet, walking):
-    disk = walking.shell(
-        "gpu-a", "for d in /sys/class/nvme/nvme*; do grep -q '^KFSYS' $d/serial && ls -d $d/nvme*n*; done"
-    )
-    disk = "/dev/" + disk.strip().rsplit("/", 1)[-1]
+    disk = walking.disk("gpu-a", "KFSYS")
     before = walking.shell("gpu-a", f"sync; head -c 1048576 {disk} | sha256sum; sfdisk -J {disk}")
     fleet.apply(pool("greedy", "KFSYS"))
     said = fleet.wait("flashpool", "greedy", lambda it: it.get("status", {}).get("refused"), namespace=None)
@@ -97,8 +101,7 @@ def test_the_system_disk_is_refused_and_not_one_byte_of_it_changes(fleet: Fleet,
 
 
 def test_data_without_a_signature_is_not_blank(fleet: Fleet, walking):
-    find = "for d in /sys/class/nvme/nvme*; do grep -q '^KFA2' $d/serial && ls -d $d/nvme*n*; done"
-    disk = "/dev/" + walking.shell("gpu-a", find).strip().rsplit("/", 1)[-1]
+    disk = walking.disk("gpu-a", "KFA2")
     walking.shell("gpu-a", f"printf engine-cache | dd of={disk} bs=1 seek=4096 conv=notrunc,fsync status=none")
     fleet.apply(pool("dirty", "KFA2"))
     try:
@@ -172,8 +175,7 @@ def test_released_bytes_are_zero(fleet: Fleet, walking):
     ssd = next(item for item in status["ssds"] if item["serial"] == "KFA0")
     (extent,) = ssd["volumes"]
     fleet.delete("flashvolume", "d0")
-    find = "for d in /sys/class/nvme/nvme*; do grep -q '^KFA0' $d/serial && ls -d $d/nvme*n*; done"
-    disk = "/dev/" + walking.shell("gpu-a", find).strip().rsplit("/", 1)[-1]
+    disk = walking.disk("gpu-a", "KFA0")
     first, count = extent["start"] >> 20, extent["bytes"] >> 20
     left = walking.shell(
         "gpu-a",

@@ -151,7 +151,10 @@ class Observer:
 
     def _disk(self, ssd: NvmeSsd) -> DiskView:
         known = self._reads.get(ssd.id)
-        kernel = partitions.kernel_partitions(self._root, ssd.device_name)
+        try:
+            kernel = partitions.kernel_partitions(self._root, ssd.device_name)
+        except HostError as error:  # pulled out since it was found
+            return DiskView(ssd.id, ssd.bytes, trouble=str(error))
         if (
             known is not None
             and known.device == ssd.dev_t

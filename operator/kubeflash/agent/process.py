@@ -146,6 +146,14 @@ class Agent:
             await self._register()
             return 0.0
         self._check_name()
+        try:
+            return await self._pass(node)
+        except HostError as error:
+            self._tries += 1
+            log.warning("this server cannot be read, nothing is changed on it: %s: %s", type(error).__name__, error)
+            return self._retry_delay()
+
+    async def _pass(self, node: FlashNode) -> float:
         observation = await asyncio.to_thread(self._observer.observe, self._asked_about())
         plan = self.plan(observation)
         ran = False
@@ -198,6 +206,7 @@ class Agent:
             if any(owner == key for owner, _ in plan.export.records):
                 await self._report_volume(volume, observation, plan)
         if not plan.steps:
+            self._failures = {}
             return False
         self._failures = await asyncio.to_thread(self._apply, plan.steps)
         return True
@@ -265,13 +274,15 @@ class Agent:
             return
         self.feed.put(kind, body)
 
+    def _retry_delay(self) -> float:
+        return RETRY_SECONDS[min(self._tries, len(RETRY_SECONDS)) - 1]
+
     def _next(self, plan: Plan, *, paused: bool) -> float:
         if not self._failures:
             self._tries = 0
         if self._failures and not paused:
-            delay = RETRY_SECONDS[min(self._tries, len(RETRY_SECONDS) - 1)]
             self._tries += 1
-            return delay
+            return self._retry_delay()
         if not paused and (plan.steps or plan.carve.waiting):
             return WAIT_SECONDS
         return RESYNC_SECONDS

@@ -137,8 +137,8 @@ def _created(resource: Resource) -> tuple[str, str]:
 class Leadership:
     """The controller's Lease, and whether it was renewed lately enough to act on it.
 
-    An API server that is gone takes nobody's leadership away: nothing can be written, so the controller only waits. It is
-    lost when somebody else holds the Lease.
+    An API server that is gone takes nobody's leadership away: nothing can be written, so the controller only waits.
+    It is lost when somebody else holds the Lease.
     """
 
     def __init__(self, lease: Lease) -> None:

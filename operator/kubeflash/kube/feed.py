@@ -22,7 +22,7 @@ from kubeflash.kube.client import Client
 log = logging.getLogger(__name__)
 
 REMEMBERED = 1000
-"""Deleted objects whose uids are remembered: far more than there are writes on their way at once."""
+"""Objects that went whose uids are remembered: far more than there are writes on their way at once."""
 
 R = TypeVar("R", bound=Resource)
 
@@ -49,7 +49,7 @@ class Feed:
         self.configuration = client.configuration
         self._watches = tuple(watches)
         self._objects: dict[type[Resource], dict[str, Resource]] = {watch.kind: {} for watch in self._watches}
-        self._gone: dict[str, None] = {}
+        self._gone: dict[str, int] = {}
         self.changed = asyncio.Event()
         self.relisted = asyncio.Event()
         self.synced = False
@@ -73,19 +73,23 @@ class Feed:
         parsed = _parse(kind, body)
         if parsed is None:
             return
-        if parsed.metadata.uid in self._gone:
+        if self._is_late(parsed):
             return
         if parsed.deleting and not parsed.metadata.finalizers:
             self._drop(kind, parsed)
             return
         known = self._objects[kind].get(parsed.key)
-        if known is not None and known.metadata.uid == parsed.metadata.uid and _version(known) >= _version(parsed):
+        if known is not None and _version(known) >= _version(parsed):
             return
         self._objects[kind][parsed.key] = parsed
 
+    def _is_late(self, resource: Resource) -> bool:
+        """Whether this is news from before the object went: an answer to a write can come after the deletion."""
+        return _version(resource) <= self._gone.get(resource.metadata.uid, -1)
+
     def _drop(self, kind: type[Resource], resource: Resource) -> None:
-        """Takes an object out, for good: an answer to an earlier write may still be on its way."""
-        self._gone[resource.metadata.uid] = None
+        """Takes an object out: it was deleted, or does not match the selector any more (it may come back then)."""
+        self._gone[resource.metadata.uid] = _version(resource)
         while len(self._gone) > REMEMBERED:
             del self._gone[next(iter(self._gone))]
         known = self._objects[kind].get(resource.key)
@@ -103,14 +107,12 @@ class Feed:
             bodies = await asyncio.to_thread(self._client.list, watch.kind.info, watch.field_selector)
             parsed = (_parse(watch.kind, body) for body in bodies)
             fresh = {
-                resource.key: resource
-                for resource in parsed
-                if resource is not None and resource.metadata.uid not in self._gone
+                resource.key: resource for resource in parsed if resource is not None and not self._is_late(resource)
             }
             known = self._objects[watch.kind]
             for key, resource in fresh.items():
                 before = known.get(key)
-                if before is not None and before.metadata.uid == resource.metadata.uid:
+                if before is not None:
                     fresh[key] = max(before, resource, key=_version)
             self._objects[watch.kind] = fresh
         self.synced = True

@@ -7,9 +7,8 @@ import contextlib
 import logging
 import os
 import signal
-import threading
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import kopf
 from kubernetes.client.configuration import Configuration
@@ -141,22 +140,19 @@ async def sleep(seconds: float, stop: asyncio.Event) -> None:
 
 
 def execute(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
-    """Runs an asynchronous main with a stop event that SIGTERM and SIGINT set; its result is the exit status."""
+    """Runs an asynchronous main with a stop event that SIGTERM and SIGINT set; ends the process with its result.
 
-    async def body() -> int:
+    What `main` raises is raised. It ends at once even where a blocking call (a wipe, a connect) still sits in a thread:
+    the disk is the ledger, and the next start goes on from there.
+    """
+
+    async def body() -> NoReturn:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        return await main(stop)
-
-    status = asyncio.run(body())
-    _leave(status)
-    return status
-
-
-def _leave(status: int) -> None:
-    """Ends at once when a blocking call still sits in a thread: the disk is the ledger, nothing is lost by that."""
-    if any(thread is not threading.main_thread() and thread.is_alive() for thread in threading.enumerate()):
+        status = await main(stop)
         logging.shutdown()
         os._exit(status)
+
+    return asyncio.run(body())

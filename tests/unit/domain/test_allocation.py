@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +26,7 @@ def test_free_and_taken_cover_the_usable_part_without_overlap(disk, taken):
         assert span.end <= whole.end
         assert all(span.end <= other.start or other.end <= span.start for other in taken if other.bytes)
     assert list(free) == sorted(free)
-    assert all(one.end < two.start for one, two in zip(free, free[1:], strict=False)), "neighbours are one extent"
+    assert all(one.end < two.start for one, two in pairwise(free)), "neighbours are one extent"
 
 
 @given(disks)

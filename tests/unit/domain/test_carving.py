@@ -162,7 +162,7 @@ def test_from_any_state_the_plan_ends_in_the_wished_one_whatever_step_a_crash_fe
     sizes = data.draw(st.lists(st.integers(1, 40), max_size=5), label="sizes")
     disk = blank()
     state: dict[int, str] = {}
-    for number, mib in enumerate(sizes):
+    for number in range(len(sizes)):
         state[number] = data.draw(st.sampled_from(["wanted", "deleting"]), label=f"volume {number}")
         first = [wish(n, sizes[n]) for n in range(number + 1)]
         for step in plan(disk, *first).steps:

@@ -85,7 +85,7 @@ class FlashVolumeStatus(Model):
     )
     release: bool | None = Field(
         default=None,
-        description="The controller's word, given once nothing is attached any more, that the server may wipe the volume. "
+        description="The controller's word, given once nothing is attached any more, that the server may wipe it. "
         "Deletion alone is not that word.",
     )
     wanted: dict[str, WantedExport] = Field(

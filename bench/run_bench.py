@@ -1,0 +1,156 @@
+"""`make bench`: what KubeFlash costs and how long things take, on the lab's servers.
+
+Emulated machines are slow and noisy: ratios within one run mean something, absolute figures little. Nothing here is an
+assertion. Results go to bench/results.json, and as a table to stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fleet import REPO, Fleet, attachment, pool, volume
+from lab import image
+from lab.lab import Lab
+from lab.servers import boot
+
+RESULTS = Path(__file__).parent / "results.json"
+IDLE_SECONDS = 120
+REPEATS = 5
+FIO = (
+    "fio --name=x --filename={device} --rw={rw} --bs={bs} --iodepth=8 --ioengine=libaio --direct=1 "
+    "--runtime=8 --time_based --size=256M --output-format=json"
+)
+
+
+def cpu_seconds(stat: str, ticks: int) -> float:
+    """User and system time in /proc/PID/stat, in seconds."""
+    fields = stat.rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / ticks
+
+
+def rss_mib(status: str) -> float:
+    """VmRSS in /proc/PID/status, in MiB."""
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+def idle(fleet: Fleet) -> dict[str, float]:
+    """CPU in percent of one core, and memory, of controller and agent while nothing changes."""
+    server = fleet.servers["gpu-a"]
+    agent = server.service_pid("agent")
+    assert fleet.controller is not None
+    controller = Path("/proc") / str(fleet.controller.pid)
+
+    def read() -> tuple[float, float]:
+        remote = server.run(f"cat /proc/{agent}/stat").stdout_text
+        return (
+            cpu_seconds((controller / "stat").read_text(), os.sysconf("SC_CLK_TCK")),
+            cpu_seconds(remote, 100),
+        )
+
+    time.sleep(20)  # what starting set off is over
+    before, began = read(), time.monotonic()
+    time.sleep(IDLE_SECONDS)
+    after, span = read(), time.monotonic() - began
+    return {
+        "controller_idle_cpu_percent": 100 * (after[0] - before[0]) / span,
+        "agent_idle_cpu_percent_emulated": 100 * (after[1] - before[1]) / span,
+        "controller_rss_mib": rss_mib((controller / "status").read_text()),
+        "agent_rss_mib": rss_mib(server.run(f"cat /proc/{agent}/status").stdout_text),
+    }
+
+
+def median(action: Callable[[int], float]) -> float:
+    """The median of several runs, in seconds."""
+    return statistics.median(action(number) for number in range(REPEATS))
+
+
+def apply_to_ready(fleet: Fleet, number: int) -> float:
+    """Seconds from `kubectl apply` of a volume to Ready."""
+    name = f"bench-{number}"
+    began = time.monotonic()
+    fleet.apply(volume(name, "64Mi", pool="bench", node="gpu-a"))
+    fleet.wait_ready("flashvolume", name)
+    return time.monotonic() - began
+
+
+def attach_to_connected(fleet: Fleet, number: int) -> float:
+    """Seconds from `kubectl apply` of a remote attachment to a device on the other server."""
+    name = f"bench-{number}"
+    began = time.monotonic()
+    fleet.apply(attachment(name, name, "gpu-b"))
+    fleet.wait_ready("flashattachment", name)
+    took = time.monotonic() - began
+    fleet.delete("flashattachment", name)
+    return took
+
+
+def kubectl_round_trip(fleet: Fleet, _: int) -> float:
+    """Seconds of one `kubectl get`, which is in every figure above: the baseline."""
+    began = time.monotonic()
+    fleet.get("flashpool", "bench", None)
+    return time.monotonic() - began
+
+
+def fio(fleet: Fleet, server: str, device: str) -> dict[str, float]:
+    """Bandwidth in MiB/s of 1 MiB reads, and IOPS of 4 KiB random reads."""
+    found = {}
+    for key, rw, size in (("mib_s", "read", "1M"), ("iops", "randread", "4k")):
+        text = fleet.servers[server].run(FIO.format(device=device, rw=rw, bs=size), timeout=120).stdout_text
+        job = json.loads(text)["jobs"][0]["read"]
+        found[key] = job["bw"] / 1024 if key == "mib_s" else job["iops"]
+    return found
+
+
+def data_path(fleet: Fleet) -> dict[str, float]:
+    """The volume beside the raw SSD that it is on, and over the fabric beside local."""
+    fleet.apply(volume("io", "512Mi", pool="bench", node="gpu-a", ssd="KFA0-1"))
+    fleet.wait_ready("flashvolume", "io")
+    fleet.apply(attachment("io-local", "io", "gpu-a"))
+    local = fleet.wait_ready("flashattachment", "io-local")["status"]["device"]
+    disk = fleet.servers["gpu-a"].run(f"lsblk -no PKNAME {local}").stdout_text.strip()
+    runs = [(fio(fleet, "gpu-a", f"/dev/{disk}"), fio(fleet, "gpu-a", local)) for _ in range(2)]
+    fleet.delete("flashattachment", "io-local")
+    fleet.apply(attachment("io-fabric", "io", "gpu-b"))
+    fabric = fio(fleet, "gpu-b", fleet.wait_ready("flashattachment", "io-fabric")["status"]["device"])
+    fleet.delete("flashattachment", "io-fabric")
+    fleet.delete("flashvolume", "io")
+    return {
+        "volume_to_raw_bandwidth_ratio": statistics.mean(own["mib_s"] / raw["mib_s"] for raw, own in runs),
+        "volume_to_raw_iops_ratio": statistics.mean(own["iops"] / raw["iops"] for raw, own in runs),
+        "fabric_mib_s_emulated": fabric["mib_s"],
+        "fabric_iops_emulated": fabric["iops"],
+    }
+
+
+def main() -> int:
+    """Measures everything and writes it down."""
+    image.app_image(REPO, image.server_image(REPO).tree)
+    with Lab(f"bench-{os.getpid()}") as lab:
+        fleet = Fleet(lab, boot(lab, REPO, ("gpu-a", "gpu-b")))
+        began = time.monotonic()
+        fleet.start()
+        for name in fleet.servers:
+            fleet.wait_ready("flashnode", name, namespace=None, timeout=120)
+        results: dict[str, float] = {"install_to_flashnodes_ready_s": time.monotonic() - began}
+        fleet.apply(pool("bench", "KFA0", "KFB0"))
+        fleet.wait_ready("flashpool", "bench", namespace=None)
+        apply_to_ready(fleet, 99)  # claims the SSD, once
+        results["kubectl_get_s"] = median(lambda number: kubectl_round_trip(fleet, number))
+        results["apply_to_ready_s"] = median(lambda number: apply_to_ready(fleet, number))
+        results["attach_to_connected_s"] = median(lambda number: attach_to_connected(fleet, number))
+        results |= idle(fleet)
+        results |= data_path(fleet)
+    RESULTS.write_text(json.dumps({key: round(value, 3) for key, value in results.items()}, indent=2) + "\n")
+    for key, value in results.items():
+        print(f"{key:36} {value:10.3f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
