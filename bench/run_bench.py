@@ -97,6 +97,15 @@ def kubectl_round_trip(fleet: Fleet, _: int) -> float:
     return time.monotonic() - began
 
 
+def sigterm_to_exit(fleet: Fleet) -> dict[str, float]:
+    """Seconds from SIGTERM to the end of the process: the agent on its emulated server, the controller here."""
+    timed = "s=$(date +%s%N); sv -w 20 stop agent > /dev/null; echo $(( ($(date +%s%N) - s) / 1000000 ))"
+    agent = int(fleet.servers["gpu-b"].run(timed, timeout=60).stdout_text) / 1000
+    began = time.monotonic()
+    fleet.stop_controller()
+    return {"agent_sigterm_to_exit_s_emulated": agent, "controller_sigterm_to_exit_s": time.monotonic() - began}
+
+
 def fio(fleet: Fleet, server: str, device: str) -> dict[str, float]:
     """Bandwidth in MiB/s of 1 MiB reads, and IOPS of 4 KiB random reads."""
     found = {}
@@ -146,6 +155,7 @@ def main() -> int:
         results["attach_to_connected_s"] = median(lambda number: attach_to_connected(fleet, number))
         results |= idle(fleet)
         results |= data_path(fleet)
+        results |= sigterm_to_exit(fleet)
     RESULTS.write_text(json.dumps({key: round(value, 3) for key, value in results.items()}, indent=2) + "\n")
     for key, value in results.items():
         print(f"{key:36} {value:10.3f}")

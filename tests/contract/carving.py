@@ -16,6 +16,7 @@ from contract.common import (
     Refused,
     claimed,
     entries,
+    forget,
     head,
     mounted,
     no,
@@ -87,7 +88,7 @@ def contract_interrupted_claims_are_finished(root: HostRoot, disk: Path) -> None
     for when, erased in stops.items():
         claimed(root, disk)
         for part in kernel_partitions(root, disk.name):
-            subprocess.run(["partx", "-d", "--nr", str(part.number), str(disk)], check=True)
+            forget(disk, part.number)
         for offset, length in erased:
             poke(disk, offset, bytes(length))
         state = claim.claim_state(disk, OWNER)
@@ -201,10 +202,10 @@ def contract_crash_between_table_and_kernel(root: HostRoot, disk: Path) -> None:
     part = volume()
     known = gpt.add_partition(root, disk, part, disk_guid=GUID)
     for again in (gpt.add_partition, gpt.show_partition):
-        subprocess.run(["partx", "-d", "--nr", "2", str(disk)], check=True)
+        forget(disk, 2)
         assert partitions.find(root, disk.name, part) is None
         assert again(root, disk, part, disk_guid=GUID).device == known.device
-    subprocess.run(["partx", "-d", "--nr", "2", str(disk)], check=True)
+    forget(disk, 2)
     gpt.delete_partition(root, disk, part, disk_guid=GUID)  # crashed between its two steps
     assert len(entries(disk)) == 1
     raises(gpt.PartitionDiffers, lambda: gpt.show_partition(root, disk, part, disk_guid=GUID))

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ from uuid import uuid4
 from kubeflash.domain.disk import MIB, VOLUME_TYPE, Label, Partition
 from kubeflash.host import blank, claim, gpt
 from kubeflash.host.blockdev import disk_lock, size_bytes
+from kubeflash.host.holders import Holder, holders
 from kubeflash.host.partitions import kernel_partitions
 from kubeflash.host.root import HostRoot
 
@@ -40,7 +42,7 @@ def raises(kind: type[Exception], call: Callable[[], object]) -> Exception:
 def reset(root: HostRoot, disk: Path) -> None:
     """Makes a disk blank, whatever a contract left on it."""
     for part in kernel_partitions(root, disk.name):
-        subprocess.run(["partx", "-d", "--nr", str(part.number), str(disk)], check=True)
+        forget(disk, part.number)
     with disk_lock(disk):
         fd = os.open(disk, os.O_WRONLY)
         try:
@@ -48,6 +50,19 @@ def reset(root: HostRoot, disk: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def forget(disk: Path, number: int) -> None:
+    """Makes the kernel forget a partition, as a crash before telling it would; waits while udev looks at it."""
+    deadline = time.monotonic() + 20
+    while subprocess.run(["partx", "-d", "--nr", str(number), str(disk)], check=False).returncode != 0:
+        assert time.monotonic() < deadline, f"partition {number} of {disk} stays busy"
+        time.sleep(0.2)
+
+
+def users(root: HostRoot, device: Path) -> tuple[Holder, ...]:
+    """Who uses a device, but for a look that udev takes."""
+    return tuple(item for item in holders(root, device) if item.kind != "udev")
 
 
 def poke(device: Path, offset: int, content: bytes) -> None:

