@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubeflash.domain.disk import Partition, PartitionTable
+from kubeflash.domain.disk import Partition
 from kubeflash.host.blockdev import SECTOR, LockedDisk, NotABlockDevice
 from kubeflash.host.commands import CommandFailed, run
 from kubeflash.host.errors import HostError
@@ -86,19 +86,6 @@ def _read(folder: Path) -> Iterator[KernelPartition]:
 def find(root: HostRoot, disk: str, partition: Partition) -> KernelPartition | None:
     """The kernel's idea of an entry of the table; None when it shows none, or something else at that number."""
     return next((item for item in kernel_partitions(root, disk) if item.is_(partition)), None)
-
-
-def shown(root: HostRoot, disk: str, table: PartitionTable) -> dict[int, str]:
-    """Names of the table's entries that the kernel shows, by number.
-
-    For plans that compare names: the kernel's own PARTNAME is missing where it learnt of a partition from partx.
-    """
-    known = {item.number: item for item in kernel_partitions(root, disk)}
-    return {
-        entry.number: entry.name
-        for entry in table.partitions
-        if entry.number in known and known[entry.number].is_(entry)
-    }
 
 
 def show(root: HostRoot, disk: LockedDisk, partition: Partition) -> KernelPartition:
