@@ -195,14 +195,14 @@ def test_an_ssd_that_is_pulled_or_put_in_is_seen_within_seconds(fleet: Fleet, wa
     fleet.wait("flashnode", "gpu-a", lambda it: not gone(it), namespace=None, timeout=SETTLE)
 
 
-def test_the_agent_leaves_on_sigterm_and_gives_its_lease_back(fleet: Fleet, walking):
+def test_the_agent_leaves_on_sigterm_and_takes_its_lease_up_again(fleet: Fleet, walking):
     server = fleet.servers["gpu-b"]
     server.service_stop("agent")  # raises when SIGKILL was needed
-    lease = fleet.get("lease", "agent-gpu-b", "kubeflash-system")
-    assert not lease["spec"].get("holderIdentity")
+    stopped = fleet.get("lease", "agent-gpu-b", "kubeflash-system")["spec"]
+    assert stopped["holderIdentity"] == str(fleet.servers["gpu-b"].spec.uuid), "an upgrade must not look like a death"
     server.service_start("agent")
-    held = lambda it: it["spec"].get("holderIdentity")  # noqa: E731
-    fleet.wait("lease", "agent-gpu-b", held, namespace="kubeflash-system", timeout=90)
+    renewed = lambda it: it["spec"]["renewTime"] > stopped["renewTime"]  # noqa: E731
+    fleet.wait("lease", "agent-gpu-b", renewed, namespace="kubeflash-system", timeout=90)
 
 
 def test_a_second_agent_on_one_server_is_refused_in_one_line(fleet: Fleet, walking):

@@ -16,9 +16,10 @@ class Listing:
 
     def __init__(self, *bodies):
         self.bodies = list(bodies)
+        self.version = 100
 
-    def list(self, info, field_selector=None):
-        return [body for body in self.bodies if body["kind"] == info.kind]
+    def list_at(self, info, field_selector=None):
+        return [body for body in self.bodies if body["kind"] == info.kind], self.version
 
 
 def body(resource, version: int, **meta) -> dict:
@@ -87,3 +88,14 @@ def test_an_object_that_does_not_fit_is_left_alone_and_the_others_are_taken(capl
     feed = feed_of(broken, body(V, 5))
     assert set(feed.of(FlashVolume)) == {"serving/v"}
     assert "bad does not fit its schema" in caplog.text
+    assert feed.unreadable == {"FlashVolume /bad"}, "it is not absent: nothing may be concluded"
+
+
+def test_what_a_watch_told_while_a_list_was_under_way_stays():
+    feed = feed_of()
+    feed.put(FlashVolume, body(V, 150))
+    asyncio.run(feed.resync())
+    assert set(feed.of(FlashVolume)) == {"serving/v"}
+    feed._client.version = 200
+    asyncio.run(feed.resync())
+    assert feed.of(FlashVolume) == {}

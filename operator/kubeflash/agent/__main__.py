@@ -18,6 +18,7 @@ from kubeflash.host.gpus import GpuRules
 from kubeflash.host.root import HostRoot
 from kubeflash.kube import command, runtime
 from kubeflash.kube.client import Client, load_configuration
+from kubeflash.kube.errors import KubeError
 
 
 def main() -> int:
@@ -59,9 +60,10 @@ def _run(options: argparse.Namespace) -> int:
     agent = process.Agent(client, options.node, observer, Executor(root, observer, private), private)
     if options.plan:
         return asyncio.run(_print_plan(agent, options.cluster_id))
-    with state.only_agent(options.run_dir):
+    with state.only_agent(options.run_dir):  # ends with the process
         lease = process.heartbeat_lease(client, options.namespace, options.node, observer.system_uuid)
-        return runtime.execute(partial(process.main, agent, lease, options.cluster_id))
+        run = partial(process.main, agent, lease, options.cluster_id)
+        return runtime.execute(run, expected=(KubeError, HostError))
 
 
 async def _print_plan(agent: process.Agent, cluster_id: str | None) -> int:

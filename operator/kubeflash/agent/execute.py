@@ -14,6 +14,7 @@ from kubeflash.domain.sealing import SealBroken, unseal
 from kubeflash.host import claim, gpt, initiator, nvmet, partitions, wipe
 from kubeflash.host.disconnect import disconnect
 from kubeflash.host.errors import HostError
+from kubeflash.host.holders import holders, in_words
 from kubeflash.host.root import HostRoot
 
 DEVICE_SECONDS = 20.0
@@ -116,6 +117,10 @@ class Executor:
     @_apply.register
     def _(self, step: steps.EnableNamespace) -> None:
         device = self._observer.volume_device(step.volume_id)
+        # nvmet opens a device that is mounted here, or exported to somebody else, without a word: two writers.
+        others = [item for item in holders(self._root, device) if not (item.kind == "nvmet" and step.nqn in item.who)]
+        if others:
+            raise HostError(f"volume {step.volume_id} is {in_words(tuple(others))}: not exported")
         nvmet.add_namespace(self._nvmet, step.nqn, NSID, device=str(device), uuid=step.volume_id)
         nvmet.enable_namespace(self._nvmet, step.nqn, NSID)
 

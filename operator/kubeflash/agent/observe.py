@@ -123,11 +123,7 @@ class Observer:
         connections = initiator.connections(self._root)
         devices = {volume: self._root.dev / name for volume, name in volumes.items()}
         devices |= {item.uuid: Path(item.device) for item in connections if item.uuid and item.device}
-        held = {
-            volume: holders.in_words(holders.holders(self._root, devices[volume]))
-            for volume in asked_about
-            if volume in devices
-        }
+        held = {volume: self._holders(devices.get(volume)) for volume in asked_about}
         return Observation(
             inventory=machine,
             disks=disks,
@@ -141,6 +137,10 @@ class Observer:
             held=held,
         )
 
+    def _holders(self, device: Path | None) -> str:
+        """Who uses a device, in words. O_EXCL is not tried: on a consumer whose server is gone that could hang."""
+        return holders.in_words(holders.holders(self._root, device, probe=False)) if device is not None else ""
+
     def _internal_address(self) -> str:
         """Empty when there is no way to the API server now: local work goes on without."""
         try:
@@ -153,7 +153,7 @@ class Observer:
         known = self._reads.get(ssd.id)
         try:
             kernel = partitions.kernel_partitions(self._root, ssd.device_name)
-        except HostError as error:  # pulled out since it was found
+        except (HostError, OSError) as error:  # pulled out since it was found
             return DiskView(ssd.id, ssd.bytes, trouble=str(error))
         if (
             known is not None
@@ -163,7 +163,8 @@ class Observer:
         ):
             return known.view
         view = self._read_disk(ssd, kernel)
-        self._reads[ssd.id] = _Read(view, ssd.dev_t, kernel, time.monotonic())
+        if not view.trouble:  # what could not be read is read again
+            self._reads[ssd.id] = _Read(view, ssd.dev_t, kernel, time.monotonic())
         return view
 
     def _read_disk(self, ssd: NvmeSsd, kernel: tuple[KernelPartition, ...]) -> DiskView:
@@ -182,7 +183,7 @@ class Observer:
                 return replace(blank_view, table=table, findings=blank.examine(self._root, device).findings)
             shown = frozenset(part.number for part in table.partitions if any(item.is_(part) for item in kernel))
             return replace(blank_view, table=table, label=claim.read_label(device, labels[0]), shown=shown)
-        except HostError as error:
+        except (HostError, OSError, ValueError) as error:
             log.warning("SSD %s is left alone: %s", ssd.id, error)
             return replace(blank_view, trouble=ssd.trouble or str(error))
 

@@ -20,13 +20,26 @@ from kubeflash.domain.connecting import plan_connections
 from kubeflash.domain.exporting import ExportPlan, plan_exports
 from kubeflash.domain.names import agent_lease
 from kubeflash.domain.sealing import public_key
-from kubeflash.domain.steps import Connect, Disconnect, ExportStep, Step
+from kubeflash.domain.steps import (
+    Connect,
+    DisableNamespace,
+    DisallowHost,
+    Disconnect,
+    ExportStep,
+    RemoveHost,
+    RemovePartition,
+    RemovePort,
+    RemoveSubsystem,
+    Step,
+    UnlinkPort,
+    WipePartition,
+)
 from kubeflash.host import uevents
 from kubeflash.host.errors import HostError
 from kubeflash.kube import runtime
 from kubeflash.kube.builtin import Namespace, Node
 from kubeflash.kube.client import Client, api_version
-from kubeflash.kube.errors import Conflict, KubeError, NotFound, ServerError, Unreachable
+from kubeflash.kube.errors import Conflict, Forbidden, Invalid, KubeError, NotFound, ServerError, Unreachable
 from kubeflash.kube.feed import Feed, Watch
 from kubeflash.kube.leases import Lease, LeaseHeld
 from kubeflash.kube.writes import Write
@@ -41,6 +54,20 @@ RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds until what failed is tried again, the last one for ever."""
 WAIT_SECONDS = 2.0
 """Seconds between two looks at what another server or the kernel has to do first."""
+
+
+TAKING_DOWN = (
+    Disconnect,
+    WipePartition,
+    RemovePartition,
+    DisallowHost,
+    UnlinkPort,
+    DisableNamespace,
+    RemoveSubsystem,
+    RemovePort,
+    RemoveHost,
+)
+"""Steps that follow from something not being wanted any more."""
 
 
 class NameTaken(KubeError):
@@ -104,6 +131,19 @@ class Agent:
         self._observer.cluster_id = cluster_id
         await self.feed.resync()
         self._check_name()
+        bodies = await asyncio.to_thread(self._client.list, FlashNode.info)
+        others = [
+            body["metadata"]["name"]
+            for body in bodies
+            if body.get("status", {}).get("systemUUID") == self._observer.system_uuid
+            and body["metadata"]["name"] != self._node
+        ]
+        if others:
+            # Under a new name this server would find nothing that is wanted of it, and take its exports down.
+            raise NameTaken(
+                f"this server is FlashNode {others[0]} already: run the agent with --node {others[0]}, or delete that "
+                "FlashNode once its volumes and attachments are dealt with"
+            )
 
     def _check_name(self) -> None:
         node = self.feed.of(FlashNode).get(self._node)
@@ -148,7 +188,7 @@ class Agent:
         self._check_name()
         try:
             return await self._pass(node)
-        except HostError as error:
+        except (HostError, OSError, ValueError) as error:
             self._tries += 1
             log.warning("this server cannot be read, nothing is changed on it: %s: %s", type(error).__name__, error)
             return self._retry_delay()
@@ -205,11 +245,25 @@ class Agent:
         for key, volume in self.feed.of(FlashVolume).items():
             if any(owner == key for owner, _ in plan.export.records):
                 await self._report_volume(volume, observation, plan)
-        if not plan.steps:
+        doubt = self._doubt(observation)
+        steps = [step for step in plan.steps if not (doubt and isinstance(step, TAKING_DOWN))]
+        if len(steps) < len(plan.steps):
+            log.warning("nothing is taken down or wiped: %s", doubt)
+        if not steps:
             self._failures = {}
             return False
-        self._failures = await asyncio.to_thread(self._apply, plan.steps)
+        self._failures = await asyncio.to_thread(self._apply, steps)
         return True
+
+    def _doubt(self, observation: Observation) -> str:
+        """Why an object's absence says nothing now; empty when it does."""
+        if self.feed.unreadable:
+            return f"objects do not fit their schema: {', '.join(sorted(self.feed.unreadable))}"
+        for ssd, disk in observation.disks.items():
+            owner = observation.owners[ssd]
+            if disk.label and disk.label.system_uuid == owner.system_uuid and disk.label.cluster_id != owner.cluster_id:
+                return f"SSD {ssd} of this server belongs to cluster {disk.label.cluster_id}: is this the right one?"
+        return ""
 
     def _apply(self, steps: Sequence[Step]) -> dict[str, str]:
         """Runs the steps in order. A failed one ends its own group (an SSD, export or connection), not the others."""
@@ -221,7 +275,7 @@ class Agent:
             log.info("%s", step.describe())
             try:
                 self._executor.apply(step)
-            except HostError as error:
+            except (HostError, OSError, ValueError) as error:
                 log.warning("failed: %s: %s", step.describe(), error)
                 failures[group] = str(error)
         return failures
@@ -272,6 +326,9 @@ class Agent:
             self.feed.relisted.set()
             self.feed.changed.set()
             return
+        except (Invalid, Forbidden) as error:  # one refused status must not keep the others unsaid
+            log.error("%s %s: %s", kind.info.kind, write.resource.key, error)  # noqa: TRY400
+            return
         self.feed.put(kind, body)
 
     def _retry_delay(self) -> float:
@@ -312,7 +369,7 @@ async def main(agent: Agent, lease: Lease, cluster_id: str | None, stop: asyncio
             await runtime.run(agent.feed, agent.reconcile, stop)
     finally:
         stop.set()
-        await asyncio.wait({heartbeat}, timeout=3.0)
+        await asyncio.wait({heartbeat}, timeout=1.0)
     if heartbeat.done() and (error := heartbeat.exception()) is not None:
         raise error
     return 0
@@ -334,20 +391,24 @@ async def _started(agent: Agent, cluster_id: str | None, stop: asyncio.Event) ->
 
 
 async def _heartbeat(lease: Lease, stop: asyncio.Event) -> None:
-    """Renews the Lease until `stop`, then gives it back; another server's fresh Lease of this name ends the agent."""
+    """Renews the Lease until `stop`. It is not given back: an agent that is only upgraded must not look dead.
+
+    Raises:
+        NameTaken: when another server renews it.
+    """
+    first: LeaseHeld | None = None
     while not stop.is_set():
         try:
             await asyncio.to_thread(lease.acquire)
         except LeaseHeld as held:
-            stop.set()
-            raise NameTaken(f"{held}: another agent has this name; give this server another one with --node") from held
+            first = first or held
+            if held.renewed != first.renewed:
+                stop.set()
+                raise NameTaken(f"{held}: another server has this name; give this one another with --node") from held
+            log.warning("waiting whether it is renewed: %s", held)
         except KubeError as error:
             log.warning("heartbeat: %s", error)
         await runtime.sleep(HEARTBEAT_SECONDS, stop)
-    try:
-        await asyncio.wait_for(asyncio.to_thread(lease.release), timeout=2.0)
-    except (KubeError, TimeoutError) as error:
-        log.warning("the Lease could not be given back; this server counts as silent in %s s: %s", LEASE_SECONDS, error)
 
 
 def heartbeat_lease(client: Client, namespace: str, node: str, system_uuid: str) -> Lease:

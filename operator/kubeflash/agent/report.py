@@ -173,7 +173,7 @@ def report_volume(
         status = status.model_copy(update={"refused": {volume.status.ssd: refused}})
     if is_released(volume):
         words = failure or waiting or "it is wiped and removed"
-        gone = disk is not None and part is None
+        gone = is_gone(volume, observation)
         carved = (
             false("Carved", "Released", "its bytes are wiped and free") if gone else false("Carved", "Releasing", words)
         )
@@ -188,6 +188,18 @@ def report_volume(
     return Apply(volume, intent, MANAGER) if differs(volume.status, intent, VOLUME_FIELDS, ("Carved",)) else None
 
 
+def is_gone(volume: FlashVolume, observation: Observation) -> bool:
+    """Whether the volume's bytes are free again for certain: its SSD was read, and holds no such partition.
+
+    An SSD that is not there, cannot be read, or is another's says nothing about the volume.
+    """
+    ssd = volume.status.ssd or ""
+    disk = observation.disks.get(ssd)
+    if disk is None or disk.trouble or any(part.uuid == volume.spec.id for part in volumes_of(disk.table)):
+        return False
+    return disk.label is None or disk.label == observation.owners[ssd]
+
+
 def report_attachment(
     attachment: FlashAttachment, observation: Observation, failure: str, now: datetime
 ) -> Apply | None:
@@ -196,7 +208,7 @@ def report_attachment(
         attachment,
         observation.connections,
         observation.partitions,
-        observation.held.get(attachment.status.volume_id or "", ""),
+        observation.held.get(attachment.status.volume_id or ""),
         failure,
     )
     connected = (

@@ -8,6 +8,7 @@ from functools import partial
 from kubeflash.controller import process
 from kubeflash.kube import command, runtime
 from kubeflash.kube.client import Client, load_configuration
+from kubeflash.kube.errors import KubeError
 
 
 def main() -> int:
@@ -18,7 +19,7 @@ def main() -> int:
 
     def body() -> int:
         client = Client(load_configuration(options.kubeconfig))
-        return runtime.execute(partial(process.main, client, options.namespace))
+        return runtime.execute(partial(process.main, client, options.namespace), expected=(KubeError,))
 
     return command.guarded(body)
 

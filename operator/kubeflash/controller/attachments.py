@@ -51,8 +51,7 @@ def _is_over(attachment: FlashAttachment, volume: FlashVolume | None, snapshot: 
         return True
     if attachment.status.path == "Local":
         connected = find(attachment.status.conditions, "Connected")
-        gone = attachment.spec.node_name not in snapshot.nodes
-        return gone or connected is None or connected.reason == "Disconnected"
+        return connected is not None and connected.reason == "Disconnected"
     if volume is None:
         return consumer_is_gone(attachment, snapshot)
     name = attachment.metadata.name
@@ -134,9 +133,9 @@ def _ready(attachment: FlashAttachment, snapshot: Snapshot) -> Finding:
     connected = find(attachment.status.conditions, "Connected")
     if connected is not None and connected.status == "True":
         return true("Ready", "Connected")
-    if attachment.spec.node_name in snapshot.offline:
+    if attachment.spec.node_name not in snapshot.answering:
         message = f"the agent on server {attachment.spec.node_name} does not answer"
-        return false("Ready", "AgentOffline", message)
+        return false("Ready", "AgentSilent", message)
     if connected is None:
         return false("Ready", "Connecting", "its server has not brought the device yet")
     return false("Ready", connected.reason, connected.message)

@@ -13,7 +13,7 @@ REASON = "AgentSilent"
 
 def reconcile_node(node: FlashNode, snapshot: Snapshot) -> list[Write]:
     """Ready becomes Unknown when the agent's Lease goes stale; the agent itself makes it True again."""
-    if node.metadata.name not in snapshot.offline:
+    if node.metadata.name in snapshot.answering:
         return []
     ready = find(node.status.conditions, "Ready")
     if ready is not None and ready.reason == REASON:

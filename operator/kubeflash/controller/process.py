@@ -20,7 +20,7 @@ from kubeflash.domain.names import agent_lease_node
 from kubeflash.kube import leases, runtime
 from kubeflash.kube.builtin import LEASE, Namespace, Node
 from kubeflash.kube.client import Client
-from kubeflash.kube.errors import Conflict, KubeError, NotFound, ServerError, Unreachable
+from kubeflash.kube.errors import Conflict, Forbidden, Invalid, KubeError, NotFound, ServerError, Unreachable
 from kubeflash.kube.feed import Feed, Watch
 from kubeflash.kube.leases import Lease, LeaseHeld
 from kubeflash.kube.writes import Write
@@ -36,6 +36,14 @@ REFUSAL_MEMORY = timedelta(seconds=60)
 """How long a volume is not placed again on an SSD whose server refused it."""
 
 
+REFUSED_WAIT = 10.0
+"""Seconds until what the API server refused is tried again."""
+
+
+class Unreadable(KubeError):
+    """Objects do not fit their schema: another version of KubeFlash wrote them, or the CRDs are older."""
+
+
 class Controller:
     """Decides everything from one snapshot, then writes what differs."""
 
@@ -44,19 +52,24 @@ class Controller:
         self.feed = Feed(
             client, [Watch(kind) for kind in (FlashNode, FlashPool, FlashVolume, FlashAttachment, Node, Namespace)]
         )
-        self._offline: frozenset[str] = frozenset()
+        self._heartbeats = leases.Watcher()
         self._next_heartbeat_check = 0.0
         self._refusals: dict[str, dict[str, tuple[str, datetime]]] = {}
 
     async def reconcile(self) -> float | None:
         """One pass over everything; seconds until the next one is due though nothing changed."""
         clock = asyncio.get_running_loop().time
-        if clock() >= self._next_heartbeat_check:
-            self._offline = await asyncio.to_thread(self._find_offline)
+        checked = clock() >= self._next_heartbeat_check
+        if checked:
+            bodies = await asyncio.to_thread(self._client.list, LEASE, namespace=self._namespace)
+            self._heartbeats.see(leases.parse(body) for body in bodies)
             self._next_heartbeat_check = clock() + HEARTBEAT_CHECK
-        for write in self._decide(self._snapshot()):
-            await self._send(write)
-        return max(0.0, self._next_heartbeat_check - clock())
+        if self.feed.unreadable:
+            # Their absence would be taken for a deletion, and bytes would be released.
+            raise Unreadable(f"nothing is decided while these objects do not fit their schema: {self.feed.unreadable}")
+        refused = [write for write in self._decide(self._snapshot(), nodes=checked) if not await self._send(write)]
+        wait = max(0.0, self._next_heartbeat_check - clock())
+        return min(wait, REFUSED_WAIT) if refused else wait
 
     def _snapshot(self) -> Snapshot:
         now = datetime.now(UTC)
@@ -69,13 +82,18 @@ class Controller:
             attachments=feed.of(FlashAttachment),
             node_labels={name: node.metadata.labels for name, node in feed.of(Node).items()},
             namespace_labels={name: item.metadata.labels for name, item in feed.of(Namespace).items()},
-            offline=self._offline,
+            answering=frozenset(
+                node for lease in self._heartbeats.fresh() if (node := agent_lease_node(lease)) is not None
+            ),
             refusals=self._remember_refusals(now),
             own_namespace=self._namespace,
         )
 
-    def _decide(self, snapshot: Snapshot) -> list[Write]:
-        """All writes. Volumes are placed one after another, each seeing the bytes of those before it as taken."""
+    def _decide(self, snapshot: Snapshot, *, nodes: bool) -> list[Write]:
+        """All writes. Volumes are placed one after another, each seeing the bytes of those before it as taken.
+
+        `nodes`: whether the heartbeats are of this moment, so that FlashNodes can be judged by them.
+        """
         writes: list[Write] = []
         volumes = dict(snapshot.volumes)
         for key in sorted(volumes, key=lambda key: _created(volumes[key])):
@@ -87,12 +105,16 @@ class Controller:
         final = Snapshot(**{**_fields(snapshot), "volumes": volumes})
         for pool in snapshot.pools.values():
             writes += reconcile_pool(pool, final)
-        for node in snapshot.nodes.values():
+        for node in snapshot.nodes.values() if nodes else ():
             writes += reconcile_node(node, snapshot)
         return writes
 
-    async def _send(self, write: Write) -> None:
-        """Sends one write. What changed in between is decided anew, from what is then."""
+    async def _send(self, write: Write) -> bool:
+        """Sends one write. What changed in between is decided anew; what is refused holds up nothing else.
+
+        Returns:
+            False when the API server refuses it.
+        """
         kind = type(write.resource)
         try:
             body = await asyncio.to_thread(write.send, self._client)
@@ -100,9 +122,13 @@ class Controller:
             log.info("%s %s changed meanwhile, looking again: %s", kind.info.kind, write.resource.key, error)
             self.feed.relisted.set()
             self.feed.changed.set()
-            return
+            return True
+        except (Invalid, Forbidden) as error:
+            log.error("%s %s: %s", kind.info.kind, write.resource.key, error)  # noqa: TRY400
+            return False
         log.info("wrote %s %s", kind.info.kind, write.resource.key)
         self.feed.put(kind, body)
+        return True
 
     def _remember_refusals(self, now: datetime) -> dict[str, dict[str, str]]:
         """By volume uid and SSD id, the servers' refusals of the last minute: then it may be tried there again."""
@@ -116,13 +142,6 @@ class Controller:
         }
         self._refusals = {uid: known for uid, known in fresh.items() if known}
         return {uid: {ssd: words for ssd, (words, _) in known.items()} for uid, known in self._refusals.items()}
-
-    def _find_offline(self) -> frozenset[str]:
-        """FlashNodes whose agent's Lease is missing or stale."""
-        now = datetime.now(UTC)
-        views = [leases.parse(body) for body in self._client.list(LEASE, namespace=self._namespace)]
-        alive = {agent_lease_node(view.name) for view in views if view.fresh(now)}
-        return frozenset(name for name in self.feed.of(FlashNode) if name not in alive)
 
 
 def _fields(snapshot: Snapshot) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class Snapshot:
     Attributes:
         node_labels: labels of Nodes by name.
         namespace_labels: labels of Namespaces by name.
-        offline: FlashNodes whose agent does not renew its Lease, with since when.
+        answering: names of the servers whose agent renews its Lease.
         refusals: by volume uid and SSD id, what its server said when it refused; remembered for a while.
     """
 
@@ -30,7 +30,7 @@ class Snapshot:
     attachments: Mapping[str, FlashAttachment]
     node_labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     namespace_labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    offline: frozenset[str] = frozenset()
+    answering: frozenset[str] = frozenset()
     refusals: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     own_namespace: str = SYSTEM_NAMESPACE
 

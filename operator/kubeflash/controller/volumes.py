@@ -23,8 +23,10 @@ from kubeflash.kube.writes import Apply, Patch, Write, differs, status_json
 MANAGER = "kubeflash-controller"
 FIELDS = ("observedGeneration", "nodeName", "ssd", "distance", "release", "wanted")
 CONDITIONS = ("Ready", "Placed", "Neighbour")
-DISCONNECT_GRACE = 30.0
-"""Seconds that a consumer has for disconnecting before its export is fenced without its word."""
+DISCONNECT_GRACE = 60.0
+"""Seconds that a consumer has for disconnecting, once it tries, before its export is fenced without its word."""
+SILENCE_GRACE = 90.0
+"""Seconds after which the export of a deleted attachment is fenced though its consumer does not answer at all."""
 
 
 def reconcile_volume(volume: FlashVolume, snapshot: Snapshot) -> tuple[list[Write], FlashVolume]:
@@ -44,10 +46,10 @@ def reconcile_volume(volume: FlashVolume, snapshot: Snapshot) -> tuple[list[Writ
     if not placed:
         ready = false("Ready", findings[0].reason, findings[0].message)
     elif carved is None or carved.status != "True" or status.node_name != volume.status.node_name:
-        offline = status.node_name in snapshot.offline
-        reason = "AgentOffline" if offline else carved.reason if carved is not None else "Carving"
+        silent = status.node_name not in snapshot.answering
+        reason = "AgentSilent" if silent else carved.reason if carved is not None else "Carving"
         words = carved.message if carved is not None and carved.message else "its server has not carved it yet"
-        message = f"the agent on server {status.node_name} does not answer" if offline else words
+        message = f"the agent on server {status.node_name} does not answer" if silent else words
         ready = false("Ready", reason, message)
     else:
         ready = true("Ready", "Carved")
@@ -73,11 +75,16 @@ def _place(volume: FlashVolume, snapshot: Snapshot) -> tuple[FlashVolumeStatus, 
     """The placement that is or shall be, and the conditions about it."""
     current = volume.status
     refusals = snapshot.refusals.get(volume.metadata.uid, {})
-    if current.node_name is not None and current.ssd is not None and current.ssd not in refusals:
+    stays = current.ssd not in refusals or was_carved(volume)
+    if current.node_name is not None and current.ssd is not None and stays:
         kept = FlashVolumeStatus(node_name=current.node_name, ssd=current.ssd, distance=current.distance)
         return kept, _placed(volume, Placement(current.node_name, current.ssd, current.distance))
     pool = snapshot.pools.get(volume.spec.pool)
-    verdict = _may_use(volume, pool, snapshot)
+    verdict = _may_use(volume, pool, snapshot) or _id_taken(volume, snapshot)
+    found_again = _found_again(volume, snapshot)
+    if verdict is None and found_again is not None:
+        placed = FlashVolumeStatus(node_name=found_again.node, ssd=found_again.ssd)
+        return placed, _placed(volume, found_again)
     if verdict is None and pool is not None:
         others = {key: other for key, other in snapshot.volumes.items() if key != volume.key}
         found = place(
@@ -85,7 +92,7 @@ def _place(volume: FlashVolume, snapshot: Snapshot) -> tuple[FlashVolumeStatus, 
             snapshot.view(pool, others),
             snapshot.nodes,
             refused_by_agent=refusals,
-            offline=snapshot.offline,
+            answering=snapshot.answering,
         )
         if isinstance(found, Placement):
             placed = FlashVolumeStatus(node_name=found.node, ssd=found.ssd, distance=found.distance)
@@ -112,8 +119,44 @@ def _may_use(volume: FlashVolume, pool: FlashPool | None, snapshot: Snapshot) ->
     return None
 
 
+def was_carved(volume: FlashVolume) -> bool:
+    """Whether bytes of it are, or were, on the SSD where it is placed. Such a volume is never placed elsewhere."""
+    placed = find(volume.status.conditions, "Placed")
+    return holds(volume.status.conditions, "Carved") or (placed is not None and placed.reason == "Settled")
+
+
+def _id_taken(volume: FlashVolume, snapshot: Snapshot) -> Refusal | None:
+    """A copy of another volume's object, id and all, must not get that volume's bytes."""
+    others = [
+        other
+        for other in snapshot.volumes.values()
+        if other.spec.id == volume.spec.id and other.metadata.uid != volume.metadata.uid
+    ]
+    first = min((*others, volume), key=lambda item: (item.status.node_name is None, _age(item)))
+    if first is volume:
+        return None
+    return Refusal("IdTaken", f"FlashVolume {first.key} has spec.id {volume.spec.id}: make this one without an id")
+
+
+def _age(volume: FlashVolume) -> tuple[str, str]:
+    created = volume.metadata.creation_timestamp
+    return (created.isoformat() if created else "", volume.metadata.uid)
+
+
+def _found_again(volume: FlashVolume, snapshot: Snapshot) -> Placement | None:
+    """The SSD that holds the volume already: its object was restored from a backup, without its status."""
+    where = [
+        Placement(node.metadata.name, ssd.id, None)
+        for node in snapshot.nodes.values()
+        for ssd in node.status.ssds
+        if any(extent.id == volume.spec.id for extent in ssd.volumes)
+    ]
+    return where[0] if len(where) == 1 else None
+
+
 def _placed(volume: FlashVolume, placement: Placement) -> list[Finding]:
-    findings = [true("Placed", "Placed", f"on SSD {placement.ssd} of server {placement.node}")]
+    reason = "Settled" if was_carved(volume) and volume.status.ssd == placement.ssd else "Placed"
+    findings = [true("Placed", reason, f"on SSD {placement.ssd} of server {placement.node}")]
     if placement.distance is not None and volume.spec.near is not None:
         words = f"SSD {placement.ssd} is {placement.distance} from GPU {volume.spec.near.gpu}"
         near = placement.distance.is_neighbour
@@ -129,20 +172,20 @@ def _wanted(volume: FlashVolume, snapshot: Snapshot) -> dict[str, WantedExport]:
     """The exports that the storage server shall have: the one attachment that has the volume, on another server."""
     pool = snapshot.pools.get(volume.spec.pool)
     attachments = snapshot.attachments_by_volume.get(volume.key, [])
-    if not attachments or pool is None:
-        return {name: wanted for name, wanted in volume.status.wanted.items() if pool is None and attachments}
-    first = attachments[0]
-    keys = first.status.keys
-    if first.status.path != "Fabric" or keys is None or not holds(volume.status.conditions, "Carved"):
+    if not attachments:
         return {}
+    first = attachments[0]
+    name, keys = first.metadata.name, first.status.keys
     if first.deleting and consumer_is_gone(first, snapshot):
         return {}
+    before = volume.status.wanted.get(name)
+    if before is not None and before.uid == first.metadata.uid:
+        return {name: before}  # an export once wanted stays, with its port, until its attachment ends
+    if first.status.path != "Fabric" or keys is None or pool is None or not holds(volume.status.conditions, "Carved"):
+        return {}
     identity = export_identity(first.metadata.uid)
-    before = volume.status.wanted.get(first.metadata.name)
     return {
-        first.metadata.name: before
-        if before is not None and before.uid == first.metadata.uid
-        else WantedExport(
+        name: WantedExport(
             uid=first.metadata.uid,
             nqn=identity.nqn,
             host_nqn=identity.host_nqn,
@@ -155,17 +198,24 @@ def _wanted(volume: FlashVolume, snapshot: Snapshot) -> dict[str, WantedExport]:
 
 
 def consumer_is_gone(attachment: FlashAttachment, snapshot: Snapshot) -> bool:
-    """Whether the export of a deleted attachment can be fenced: the consumer says so, is dead, or had its time."""
+    """Whether the export of a deleted attachment can be fenced.
+
+    A consumer that answers is asked: it says Disconnected, or has tried for a while. A busy one that has not
+    acknowledged the deletion yet is waited for. A silent one is fenced without its word, but one that said that
+    somebody uses the device only when an admin has deleted its FlashNode: silence is no consent.
+    """
     connected = find(attachment.status.conditions, "Connected")
-    if connected is None or connected.reason == "Disconnected":
+    reason = connected.reason if connected is not None else ""
+    if reason == "Disconnected":
         return True
-    node = attachment.spec.node_name
-    if node not in snapshot.nodes or node in snapshot.offline:
-        return True
-    if connected.reason == "InUse":
-        return False  # somebody has it mounted: the data is worth more than our patience
     since = attachment.metadata.deletion_timestamp
-    return since is not None and (snapshot.now - since).total_seconds() > DISCONNECT_GRACE
+    waited = (snapshot.now - since).total_seconds() if since is not None else 0.0
+    node = attachment.spec.node_name
+    if node in snapshot.answering:
+        return reason == "Disconnecting" and waited > DISCONNECT_GRACE
+    if reason == "InUse":
+        return node not in snapshot.nodes
+    return waited > SILENCE_GRACE
 
 
 def _release(volume: FlashVolume, snapshot: Snapshot) -> list[Write]:
@@ -178,17 +228,17 @@ def _release(volume: FlashVolume, snapshot: Snapshot) -> list[Write]:
     carved = find(volume.status.conditions, "Carved")
     never_placed = node_name is None
     released = carved is not None and carved.reason == "Released"
-    if not attachments and (never_placed or (released and not volume.status.exported)):
+    if (not attachments or volume.status.release) and (never_placed or (released and not volume.status.exported)):
         finalizers = [name for name in volume.metadata.finalizers if name != FINALIZER]
         return [Patch(volume, {"metadata": {"finalizers": finalizers}})]
-    if attachments:
+    if attachments and not volume.status.release:
         who = ", ".join(f"{item.metadata.name} on server {item.spec.node_name}" for item in attachments)
         ready = false("Ready", "Attached", f"deletion waits for its attachments: {who}; delete them")
-    elif node is None or node_name in snapshot.offline:
+    elif node is None or node_name not in snapshot.answering:
         message = (
             f"deletion waits for the agent on server {node_name}, which does not answer: its bytes are still taken"
         )
-        ready = false("Ready", "AgentOffline", message)
+        ready = false("Ready", "AgentSilent", message)
     else:
         words = carved.message if carved is not None and carved.message else "its server wipes and removes it"
         ready = false("Ready", "Releasing", words)
@@ -196,8 +246,8 @@ def _release(volume: FlashVolume, snapshot: Snapshot) -> list[Write]:
         node_name=node_name,
         ssd=volume.status.ssd,
         distance=volume.status.distance,
-        release=True if not attachments else None,
+        release=True if volume.status.release or not attachments else None,
         wanted=_wanted(volume, snapshot) if attachments else {},
     )
-    placed = [true("Placed", "Placed", f"on SSD {volume.status.ssd} of server {node_name}")] if node_name else []
+    placed = _placed(volume, Placement(node_name, volume.status.ssd or "", None))[:1] if node_name else []
     return _status(volume, status, [ready, *placed], snapshot)

@@ -62,9 +62,12 @@ def best_fit(free: Iterable[Span], count: int) -> Span | None:
 
 
 def free_number(taken: Iterable[int]) -> int | None:
-    """The lowest partition number from 2 on that is not taken; None when the table is full."""
+    """The lowest partition number from 2 on that is not taken; None when the table is full.
+
+    The kernel shows no partition 256: its limit counts the disk itself.
+    """
     used = set(taken)
-    return next((number for number in range(2, TABLE_ENTRIES + 1) if number not in used), None)
+    return next((number for number in range(2, TABLE_ENTRIES) if number not in used), None)
 
 
 def with_reservations(disk_bytes: int, carved: Iterable[Span], reserved: Iterable[int]) -> tuple[Span, ...]:

@@ -6,6 +6,7 @@ already this cluster's and this server's own; the step itself proves it again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -149,6 +150,10 @@ def plan_volumes(
     refused: dict[str, str] = {}
     waiting: dict[str, str] = {}
     may_use = set(selected)
+    counts = Counter(wish.id for wish in wishes)
+    twice = [wish for wish in wishes if counts[wish.id] > 1]
+    waiting.update({wish.key: f"several volumes say that they are {wish.id}: none is touched" for wish in twice})
+    wishes = [wish for wish in wishes if counts[wish.id] == 1]
     for ssd in sorted({wish.ssd for wish in wishes}):
         mine = [wish for wish in wishes if wish.ssd == ssd]
         disk = disks.get(ssd)
@@ -189,6 +194,10 @@ def _plan_disk(
     ]
     missing = [wish for wish in wanted if wish.id not in present]
     if not missing:
+        return steps
+    if disk.trouble or (disk.label is not None and disk.label != owner):
+        # What is on it cannot be told, or is another's: the volumes may well be there. Nothing is decided from that.
+        waiting.update({wish.key: verdict.reason for wish in missing})
         return steps
     objection = verdict.reason if verdict.state is SsdState.FOREIGN else ""
     if not selected:

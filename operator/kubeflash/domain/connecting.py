@@ -58,7 +58,7 @@ def view_attachment(
     attachment: FlashAttachment,
     connections: Sequence[Connection],
     local_partitions: Mapping[str, str],
-    held: str,
+    held: str | None,
     failure: str,
 ) -> AttachmentView:
     """What is so about one attachment at this server, read back.
@@ -67,7 +67,7 @@ def view_attachment(
         attachment: the attachment.
         connections: the NVMe-oF controllers that there are.
         local_partitions: block device of each volume on an SSD of this server, by volume id.
-        held: who holds its device, empty for nobody.
+        held: who holds its device, empty for nobody, None when nobody has looked yet.
         failure: what the last try to connect or disconnect said.
     """
     status = attachment.status
@@ -92,9 +92,11 @@ def view_attachment(
     return AttachmentView(connection.device, "Connected", "")
 
 
-def _local(attachment: FlashAttachment, present: bool, held: str) -> AttachmentView:
+def _local(attachment: FlashAttachment, present: bool, held: str | None) -> AttachmentView:
     volume_id = attachment.status.volume_id or ""
     if attachment.deleting:
+        if held is None:
+            return AttachmentView(partition_link(volume_id), "Disconnecting", "looking who uses it")
         if held:
             return AttachmentView(partition_link(volume_id), "InUse", held)
         return AttachmentView(None, "Disconnected", "")

@@ -106,7 +106,7 @@ def plan_exports(
         wanted, recorded = wish.wanted, wish.recorded
         if wanted is None or (recorded is not None and recorded.uid != wanted.uid):
             gone = export_identity(recorded.uid).nqn if recorded else ""
-            fencing = _fence(gone, nvmet, {portal.port for portal in _portals(recorded)}) if recorded else []
+            fencing = _fence(gone, nvmet, _portals(recorded)) if recorded else []
             steps += fencing
             if not fencing:
                 records[key] = None
@@ -116,7 +116,9 @@ def plan_exports(
             records[key] = _reserve(wanted, addresses, internal, taken)
             continue
         stolen = [
-            str(portal.port) for portal in _portals(recorded) if _strangers(nvmet.ports.get(portal.port), wanted.nqn)
+            str(portal.port)
+            for portal in _portals(recorded)
+            if portal.port in nvmet.ports and not _is_own(nvmet.ports[portal.port], portal, wanted.nqn)
         ]
         build = _build(wish.volume_id, wanted, _portals(recorded), nvmet) if wish.carved and not stolen else []
         steps += build
@@ -133,7 +135,7 @@ def plan_exports(
     known = {export_identity(wish.recorded.uid).nqn for wish in everything if wish.recorded} | live
     for nqn in sorted(set(nvmet.subsystems) | {_subsystem_of(host) for host in nvmet.hosts if is_ours(host)}):
         if is_ours(nqn) and nqn not in known:
-            steps += _fence(nqn, nvmet, set())
+            steps += _fence(nqn, nvmet, ())
     return ExportPlan(tuple(steps), records)
 
 
@@ -187,10 +189,12 @@ def _build(volume_id: str, wanted: WantedExport, portals: Iterable[Portal], nvme
     return steps
 
 
-def _strangers(port: NvmetPort | None, nqn: str) -> bool:
-    """Whether a port that we recorded is somebody else's now: another subsystem on it, or another address."""
-    return port is not None and (
-        not port.subsystems <= {nqn} or (bool(port.service) and port.service != str(port.number))
+def _is_own(port: NvmetPort, portal: Portal, nqn: str) -> bool:
+    """Whether a port that we recorded still is ours: nobody else's subsystem on it, our address or (half made) none."""
+    found = (port.transport, port.address, port.service)
+    ours = (portal.transport, portal.address, str(portal.port))
+    return port.subsystems <= {nqn} and all(
+        value in ("", expected) for value, expected in zip(found, ours, strict=True)
     )
 
 
@@ -198,7 +202,7 @@ def _namespace_ready(subsystem: NvmetSubsystem, volume_id: str) -> bool:
     return any(ns.nsid == NSID and ns.uuid == volume_id and ns.enabled for ns in subsystem.namespaces)
 
 
-def _fence(nqn: str, nvmet: NvmetState, recorded_ports: Collection[int]) -> list[Step]:
+def _fence(nqn: str, nvmet: NvmetState, recorded: Sequence[Portal]) -> list[Step]:
     """Take an export down: allow-list, unlink, disable and wait, remove. Empty when nothing of it is left."""
     steps: list[Step] = []
     uid = attachment_uid(nqn)
@@ -210,9 +214,13 @@ def _fence(nqn: str, nvmet: NvmetState, recorded_ports: Collection[int]) -> list
         steps += [UnlinkPort(nqn, number) for number in linked]
         steps += [DisableNamespace(nqn, ns.nsid) for ns in subsystem.namespaces]
         steps.append(RemoveSubsystem(nqn))
-    for number in sorted({*linked, *recorded_ports} & set(nvmet.ports)):
-        if nvmet.ports[number].subsystems <= {nqn}:
-            steps.append(RemovePort(nqn, number))
+    own = {
+        portal.port
+        for portal in recorded
+        if portal.port in nvmet.ports and _is_own(nvmet.ports[portal.port], portal, nqn)
+    }
+    own |= {number for number in linked if nvmet.ports[number].subsystems == {nqn}}
+    steps += [RemovePort(nqn, number) for number in sorted(own)]
     if host_nqn in nvmet.hosts:
         steps.append(RemoveHost(nqn, host_nqn))
     return steps

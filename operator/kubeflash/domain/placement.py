@@ -47,7 +47,7 @@ def place(
     nodes: Mapping[str, FlashNode],
     *,
     refused_by_agent: Mapping[str, str] | None = None,
-    offline: Collection[str] = (),
+    answering: Collection[str],
 ) -> Placement | Refusal:
     """Where the volume goes, or why nowhere.
 
@@ -56,7 +56,7 @@ def place(
         view: its pool.
         nodes: all servers by name.
         refused_by_agent: ids of SSDs whose server refused this volume, with its words.
-        offline: servers whose agent does not answer.
+        answering: servers whose agent answers.
     """
     near = volume.spec.near
     pool = view.pool.metadata.name
@@ -85,8 +85,8 @@ def place(
     limit = near.max_distance if near else None
     if limit is not None:
         narrow(lambda c: c.distance is not None and c.distance <= limit, f"within {limit} of GPU {near.gpu}")  # type: ignore[union-attr]
-    if any(candidate.item.node in offline for candidate in candidates):
-        narrow(lambda c: c.item.node not in offline, "on servers whose agent answers")
+    if any(candidate.item.node not in answering for candidate in candidates):
+        narrow(lambda c: c.item.node in answering, "on servers whose agent answers")
     turned_down = refused_by_agent or {}
     if any(candidate.item.ssd.id in turned_down for candidate in candidates):
         words = "; ".join(sorted({turned_down[c.item.ssd.id] for c in candidates if c.item.ssd.id in turned_down}))

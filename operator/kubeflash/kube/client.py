@@ -6,6 +6,7 @@ from asyncio they go through `asyncio.to_thread`.
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -101,8 +102,14 @@ class Client:
         return self.call("GET", path_of(info, namespace, name))
 
     def list(self, info: KindInfo, field_selector: str | None = None, *, namespace: str | None = None) -> list[JSON]:
-        """All objects of a kind, of one namespace or of all, in pages. Raises as `call`."""
-        items: list[JSON] = []
+        """All objects of a kind, of one namespace or of all. Raises as `call`."""
+        return self.list_at(info, field_selector, namespace=namespace)[0]
+
+    def list_at(
+        self, info: KindInfo, field_selector: str | None = None, *, namespace: str | None = None
+    ) -> tuple[builtins.list[JSON], int]:
+        """The same, in pages, with the resource version that the list is of. Raises as `call`."""
+        items: builtins.list[JSON] = []
         query = {"limit": str(PAGE)}
         if field_selector:
             query["fieldSelector"] = field_selector
@@ -111,7 +118,7 @@ class Client:
             items.extend(answer.get("items", ()))
             token = answer.get("metadata", {}).get("continue")
             if not token:
-                return items
+                return items, int(answer.get("metadata", {}).get("resourceVersion") or 0)
             query["continue"] = token
 
     def create(self, info: KindInfo, body: JSON, namespace: str | None = None) -> JSON:

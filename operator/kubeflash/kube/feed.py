@@ -42,6 +42,8 @@ class Feed:
         configuration: the way to the API server, for kopf.
         changed: set whenever something may have changed.
         synced: whether a full list has been taken.
+        unreadable: objects that do not fit their schema. They are not in the index, and are not absent either: while
+            there are any, nothing may be concluded from an object's absence.
     """
 
     def __init__(self, client: Client, watches: Iterable[Watch]) -> None:
@@ -53,6 +55,7 @@ class Feed:
         self.changed = asyncio.Event()
         self.relisted = asyncio.Event()
         self.synced = False
+        self.unreadable: set[str] = set()
 
     def register(self, registry: kopf.OperatorRegistry, settings: kopf.OperatorSettings) -> None:
         """Has kopf watch the kinds and feed this index."""
@@ -103,18 +106,23 @@ class Feed:
             KubeError: when the API server does not answer; what was known stays.
         """
         self.relisted.clear()
+        unreadable: set[str] = set()
         for watch in self._watches:
-            bodies = await asyncio.to_thread(self._client.list, watch.kind.info, watch.field_selector)
-            parsed = (_parse(watch.kind, body) for body in bodies)
+            bodies, version = await asyncio.to_thread(self._client.list_at, watch.kind.info, watch.field_selector)
+            parsed = [_parse(watch.kind, body) for body in bodies]
+            unreadable |= {
+                f"{watch.kind.info.kind} {body['metadata'].get('namespace', '')}/{body['metadata']['name']}"
+                for body, resource in zip(bodies, parsed, strict=True)
+                if resource is None
+            }
             fresh = {
                 resource.key: resource for resource in parsed if resource is not None and not self._is_late(resource)
             }
-            known = self._objects[watch.kind]
-            for key, resource in fresh.items():
-                before = known.get(key)
-                if before is not None:
-                    fresh[key] = max(before, resource, key=_version)
+            for key, before in self._objects[watch.kind].items():
+                if _version(before) > version or key in fresh:  # told by a watch while the list was under way
+                    fresh[key] = max(before, fresh.get(key, before), key=_version)
             self._objects[watch.kind] = fresh
+        self.unreadable = unreadable
         self.synced = True
         self.changed.set()
 

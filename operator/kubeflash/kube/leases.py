@@ -6,8 +6,10 @@ own threads that cannot be stopped, and knows no heartbeat that says whose it is
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from kubeflash.kube.builtin import LEASE
@@ -19,7 +21,7 @@ class LeaseHeld(KubeError):
     """Somebody else holds the Lease, and has renewed it in time."""
 
     def __init__(self, name: str, holder: str, since: datetime) -> None:
-        self.holder = holder
+        self.holder, self.renewed = holder, since
         super().__init__(f"Lease {name} is held by {holder}, renewed at {since.isoformat()}")
 
 
@@ -32,9 +34,30 @@ class LeaseView:
     renewed: datetime | None
     seconds: int
 
-    def fresh(self, now: datetime) -> bool:
-        """Whether its holder has renewed it within its duration."""
-        return bool(self.holder) and self.renewed is not None and now < self.renewed + timedelta(seconds=self.seconds)
+
+class Watcher:
+    """Which Leases are being renewed, judged by this machine's own clock: other machines' clocks may be wrong.
+
+    A Lease is fresh for its duration after it was *seen* to change; one seen for the first time counts as fresh.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[LeaseView, float]] = {}
+
+    def see(self, views: Iterable[LeaseView]) -> None:
+        """Takes in all Leases as they are now."""
+        before, now = self._seen, time.monotonic()
+        self._seen = {
+            view.name: before[view.name] if view.name in before and before[view.name][0] == view else (view, now)
+            for view in views
+        }
+
+    def fresh(self) -> frozenset[str]:
+        """Names of the Leases that somebody holds and renews."""
+        now = time.monotonic()
+        return frozenset(
+            name for name, (view, since) in self._seen.items() if view.holder and now < since + view.seconds
+        )
 
 
 class Lease:
@@ -51,9 +74,10 @@ class Lease:
     def __init__(self, client: Client, namespace: str, name: str, holder: str, seconds: int) -> None:
         self._client, self._namespace, self.name = client, namespace, name
         self.holder, self.seconds = holder, seconds
+        self._watcher = Watcher()
 
     def acquire(self) -> None:
-        """Takes or renews it.
+        """Takes or renews it. Somebody else's is taken once it was watched for its duration without being renewed.
 
         Raises:
             LeaseHeld: when somebody else holds it.
@@ -66,7 +90,8 @@ class Lease:
             self._create(now)
             return
         view = parse(body)
-        if view.holder != self.holder and view.fresh(now):
+        self._watcher.see([view])
+        if view.holder != self.holder and self._watcher.fresh():
             raise LeaseHeld(self.name, view.holder, view.renewed or now)
         spec = body.setdefault("spec", {})
         if view.holder != self.holder:

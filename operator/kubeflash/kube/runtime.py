@@ -139,20 +139,25 @@ async def sleep(seconds: float, stop: asyncio.Event) -> None:
         await asyncio.wait_for(stop.wait(), timeout=seconds)
 
 
-def execute(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
+def execute(main: Callable[[asyncio.Event], Awaitable[int]], expected: tuple[type[Exception], ...] = ()) -> NoReturn:
     """Runs an asynchronous main with a stop event that SIGTERM and SIGINT set; ends the process with its result.
 
-    What `main` raises is raised. It ends at once even where a blocking call (a wipe, a connect) still sits in a thread:
-    the disk is the ledger, and the next start goes on from there.
+    What `main` raises is raised, but for `expected` errors: one line, and exit status 1. The process ends at once even
+    where a blocking call (a wipe, a connect) still sits in a thread: the disk is the ledger, the next start goes on.
     """
 
-    async def body() -> NoReturn:
+    async def body() -> int:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        status = await main(stop)
-        logging.shutdown()
-        os._exit(status)
+        return await main(stop)
 
-    return asyncio.run(body())
+    # Not asyncio.run, which waits for the threads; nor a return to the interpreter, which does so too.
+    try:
+        status = asyncio.new_event_loop().run_until_complete(body())
+    except expected as error:
+        log.error("%s: %s", type(error).__name__, error)  # noqa: TRY400
+        status = 1
+    logging.shutdown()
+    os._exit(status)

@@ -21,10 +21,11 @@ def carved(**status):
     return volume("v", 10, status={"nodeName": "gpu-a", "ssd": "S-1", "conditions": [READY, CARVED], **status})
 
 
-def snapshot(*attachments: FlashAttachment, volumes=None, **more) -> Snapshot:
+def snapshot(*attachments: FlashAttachment, volumes=None, silent=(), **more) -> Snapshot:
     servers = (node("gpu-a", 1, [], [], public_key(KEY_A)), node("gpu-b", 2, [], [], public_key(KEY_B)))
     return Snapshot(
         now=T0,
+        answering=frozenset({"gpu-a", "gpu-b"}) - frozenset(silent),
         pools={"fast": pool("fast", 3, "S")},
         nodes={item.metadata.name: item for item in servers},
         volumes={item.key: item for item in (volumes if volumes is not None else [carved()])},

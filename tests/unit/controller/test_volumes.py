@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -18,10 +19,11 @@ GPU, NEAR_SSD, FAR_SSD = 0x12, ssd_json("NEAR", 0x13), ssd_json("FAR", 0x23)
 GPU_ADDRESS = "0000:12:00.0"
 
 
-def snapshot(*volumes, attachments=(), pools=None, ssds=(NEAR_SSD, FAR_SSD), **more) -> Snapshot:
+def snapshot(*volumes, attachments=(), pools=None, ssds=(NEAR_SSD, FAR_SSD), silent=(), **more) -> Snapshot:
     servers = (node("gpu-a", 1, [gpu_json(GPU)], list(ssds)), node("gpu-b", 2, [], []))
     return Snapshot(
         now=T0,
+        answering=frozenset({"gpu-a", "gpu-b"}) - frozenset(silent),
         pools={item.metadata.name: item for item in (pools if pools is not None else [pool("fast", 3, "NEAR", "FAR")])},
         nodes={item.metadata.name: item for item in servers},
         volumes={item.key: item for item in volumes},
@@ -95,7 +97,7 @@ FOREIGN = ssd_json("NEAR", 0x13, state="Foreign", reason="not blank: ext4 file s
         ({"near": {"node": "gpu-b"}}, {}, "NoSuitableSSD", "0 on server gpu-b"),
         ({}, {"ssds": [FOREIGN]}, "PoolEmpty", "kubectl describe flashpool fast"),
         ({}, {"pools": [pool("fast", 3, "NEAR", allowedNamespaces=None)]}, "NamespaceNotAllowed", "namespace serving"),
-        ({}, {"offline": frozenset({"gpu-a"})}, "NoSuitableSSD", "0 on servers whose agent answers"),
+        ({}, {"silent": ["gpu-a"]}, "NoSuitableSSD", "0 on servers whose agent answers"),
     ],
 )
 def test_what_cannot_be_placed_stays_and_says_what_would_have_to_change(spec, more, reason, words):
@@ -179,26 +181,68 @@ def disconnecting(reason: str) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("reason", "later", "offline", "kept"),
+    ("reason", "later", "silent", "known", "kept"),
     [
-        ("Disconnected", 0, False, False),
-        ("Disconnecting", 0, False, True),
-        ("Disconnecting", 31, False, False),
-        ("InUse", 31, False, True),
-        ("Disconnecting", 0, True, False),
-        ("InUse", 0, True, False),
+        ("Disconnected", 0, False, True, False),
+        ("Disconnecting", 0, False, True, True),
+        ("Disconnecting", 61, False, True, False),
+        ("Connected", 3600, False, True, True),
+        ("InUse", 3600, False, True, True),
+        ("Connected", 0, True, True, True),
+        ("Connected", 91, True, True, False),
+        ("InUse", 3600, True, True, True),
+        ("InUse", 3600, True, False, False),
+        ("InUse", 3600, False, False, True),
     ],
 )
-def test_the_export_of_a_deleted_attachment_stays_until_the_consumer_left_had_its_time_or_is_dead(
-    reason, later, offline, kept
-):
-    item = carved("v", 10)
+def test_silence_is_no_consent(reason, later, silent, known, kept):
+    """The export of a deleted attachment stays until its consumer left, or had its time, or is declared dead."""
     att = attachment("one", 20, "v", "gpu-b", status=disconnecting(reason), deleting=True)
     wanted = {"uid": uid(20), "nqn": "n", "hostNQN": "h", "hostID": "i", "sealedKeys": "k", "ports": "1-2"}
     item = carved("v", 10, status={"wanted": {"one": wanted}})
-    snap = snapshot(item, attachments=[att], offline=frozenset({"gpu-b"} if offline else ()))
-    write = only(item, replace(snap, now=T0.replace(second=later % 60)))
+    snap = snapshot(item, attachments=[att], silent=["gpu-b"] if silent else [])
+    nodes = snap.nodes if known else {name: node for name, node in snap.nodes.items() if name != "gpu-b"}
+    write = only(item, replace(snap, now=T0 + timedelta(seconds=later), nodes=nodes))
     assert ("wanted" in write.status) is kept
+
+
+def test_an_export_once_wanted_outlives_a_disk_that_is_away_for_a_while():
+    wanted = {"uid": uid(20), "nqn": "n", "hostNQN": "h", "hostID": "i", "sealedKeys": "k", "ports": "1-2"}
+    away = {**CARVED, "status": "False", "reason": "Carving"}
+    item = volume(
+        "v", 10, status={"nodeName": "gpu-a", "ssd": "NEAR-1", "wanted": {"one": wanted}, "conditions": [away]}
+    )
+    att = attachment("one", 20, "v", "gpu-b", status=FABRIC)
+    for pools in (None, []):
+        assert only(item, snapshot(item, attachments=[att], pools=pools)).status["wanted"]["one"]["nqn"] == "n"
+
+
+def test_a_volume_that_was_carved_is_never_placed_elsewhere_whatever_its_server_says():
+    settled = {**CARVED, "type": "Placed", "reason": "Settled"}
+    lost = {**CARVED, "status": "False", "reason": "Refused"}
+    for conditions_now in ([CARVED], [settled, lost]):
+        item = volume("v", 10, status={"nodeName": "gpu-a", "ssd": "NEAR-1", "conditions": conditions_now})
+        write = only(item, snapshot(item, refusals={item.metadata.uid: {"NEAR-1": "cannot be read"}}))
+        assert write.status["ssd"] == "NEAR-1"
+        assert conditions(write)["Placed"]["reason"] == "Settled"
+
+
+def test_a_copy_of_a_volume_s_object_does_not_get_its_bytes():
+    original = carved("v", 10)
+    copy = make(FlashVolume, "copy", 11, spec={"pool": "fast", "size": "100Mi", "id": original.spec.id}, age=99)
+    write = only(copy, snapshot(original, copy))
+    assert "nodeName" not in write.status
+    assert conditions(write)["Placed"]["reason"] == "IdTaken"
+    assert "serving/v has spec.id" in conditions(write)["Placed"]["message"]
+    assert only(original, snapshot(original, copy)).status["nodeName"] == "gpu-a"
+
+
+def test_a_restored_volume_is_found_again_where_its_bytes_are():
+    restored = volume("v", 10)
+    extent = {"id": restored.spec.id, "number": 2, "start": 2 << 20, "bytes": 100 << 20}
+    holder = ssd_json("FAR", 0x23, state="Claimed", volumes=[extent])
+    write = only(restored, snapshot(restored, ssds=[NEAR_SSD, holder]))
+    assert (write.status["nodeName"], write.status["ssd"]) == ("gpu-a", "FAR-1")
 
 
 def test_deletion_waits_for_attachments_and_says_which():
@@ -234,5 +278,5 @@ def test_a_volume_that_was_never_placed_goes_at_once():
 
 def test_deletion_on_a_server_that_is_silent_says_so():
     item = carved("v", 10, deleting=True)
-    write = only(item, snapshot(item, offline=frozenset({"gpu-a"})))
-    assert conditions(write)["Ready"]["reason"] == "AgentOffline"
+    write = only(item, snapshot(item, silent=["gpu-a"]))
+    assert conditions(write)["Ready"]["reason"] == "AgentSilent"

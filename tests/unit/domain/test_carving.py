@@ -102,7 +102,17 @@ def test_without_a_volume_nothing_is_written_to_a_selected_blank_ssd():
 def test_what_is_not_provably_ours_to_take_is_refused_with_its_reason(disk, words):
     found = plan(disk, wish(1, 10))
     assert found.steps == ()
-    assert words in found.refused["ns/v1"]
+    assert words in {**found.refused, **found.waiting}["ns/v1"]
+    unclear = bool(disk.trouble) or (disk.label is not None)
+    assert ("ns/v1" in found.waiting) is unclear, "the volume may be on it: it must not be placed elsewhere"
+
+
+def test_two_volumes_with_one_id_are_both_left_alone():
+    disk = claimed(part(2, 2 * MIB, 10, 1))
+    copy = VolumeWish("other/copy", uuid(1), OWNER.ssd, 10 * MIB, released=True, exported=False)
+    found = plan(disk, wish(1, 10), copy)
+    assert found.steps == ()
+    assert set(found.waiting) == {"ns/v1", "other/copy"}
 
 
 def test_an_ssd_that_no_pool_selects_is_refused():

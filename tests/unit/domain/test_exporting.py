@@ -201,6 +201,16 @@ def test_a_recorded_port_that_a_stranger_took_meanwhile_is_said_and_not_linked_t
     assert "somebody else uses nvmet port 4420" in found.records[("ns/v", "a1")].message
 
 
+def test_a_stranger_s_port_at_our_number_is_neither_linked_to_nor_removed():
+    for port in (
+        NvmetPort(4423, "tcp", "127.0.0.1", "4423", frozenset()),
+        NvmetPort(4423, "rdma", "10.77.0.11", "4423", frozenset()),
+    ):
+        state = NvmetState(ports={4423: port})
+        assert plan([wish(recorded=recorded(port=4423))], state).steps == ()
+        assert plan([wish(want=False, recorded=recorded(port=4423))], state).steps == ()
+
+
 def test_two_exports_never_share_a_port_number():
     found = plan([wish(1), wish(2)])
     portals = [record.portals[0] for record in found.records.values()]
