@@ -49,10 +49,10 @@ class Fleet:
         self.kubectl("apply", "-f", str(REPO / "deploy" / "rbac.yaml"))
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
 
-    def start_controller(self) -> ManagedProcess:
+    def start_controller(self, *options: str) -> ManagedProcess:
         """Starts the controller in the lab's network, with an identity that has its role and no more."""
         kubeconfig = self.lab.control_plane.kubeconfig("kubeflash-controller")
-        argv = [sys.executable, "-m", "kubeflash.controller", "--kubeconfig", str(kubeconfig)]
+        argv = [sys.executable, "-m", "kubeflash.controller", "--kubeconfig", str(kubeconfig), *options]
         self.controller = ManagedProcess("controller", argv, run_dir=self.lab.run_dir).start()
         return self.controller
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -218,10 +216,7 @@ def test_a_second_controller_stands_by_and_takes_over(fleet, simulation, lab: La
     second = ManagedProcess("controller-2", argv, run_dir=lab.run_dir).start()
     try:
         second.wait_ready(lambda: "standing by" in second.log_tail(), timeout=20)
-        began = time.monotonic()
-        os.kill(fleet.controller.pid, signal.SIGTERM)
         assert fleet.controller.stop(timeout=10) == 0
-        assert time.monotonic() - began < 4
         second.wait_ready(lambda: "leading as" in second.log_tail(), timeout=20)
         fleet.apply(pool("next", "A1"), volume("led", "1Mi", pool="next"))
         fleet.wait_ready("flashvolume", "led", timeout=30)

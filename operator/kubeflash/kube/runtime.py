@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NoReturn
 
@@ -63,13 +64,22 @@ async def run(feed: Feed, reconcile: Reconcile, stop: asyncio.Event) -> None:
     """
     registry = kopf.OperatorRegistry()
     settings = kopf_settings()
+    ready = asyncio.Event()
     feed.register(registry, settings)
     _add_login(registry, feed.configuration)
     loop = asyncio.create_task(_loop(feed, reconcile), name="reconcile")
     operator = asyncio.create_task(
-        kopf.operator(registry=registry, settings=settings, clusterwide=True, standalone=True, stop_flag=stop),
+        kopf.operator(
+            registry=registry,
+            settings=settings,
+            clusterwide=True,
+            standalone=True,
+            stop_flag=stop,
+            ready_flag=ready,
+        ),
         name="kopf",
     )
+    signals = asyncio.create_task(_heed_signals(ready, stop), name="signals")
     stopped = asyncio.create_task(stop.wait(), name="stop")
     try:
         await asyncio.wait({loop, operator, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -78,13 +88,26 @@ async def run(feed: Feed, reconcile: Reconcile, stop: asyncio.Event) -> None:
             raise KubeError(f"watching the API server ended: {type(error).__name__}: {error}") from error
     finally:
         stop.set()
-        loop.cancel()
-        stopped.cancel()
+        for task in (loop, stopped, signals):
+            task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await loop
         await asyncio.wait({operator}, timeout=EXIT_SECONDS)
         operator.cancel()
         await asyncio.wait({operator}, timeout=EXIT_SECONDS)
+
+
+async def _heed_signals(ready: asyncio.Event, stop: asyncio.Event) -> None:
+    """Takes the signals back from kopf once it runs: it would wait 5 s for tasks that are not its own."""
+    await ready.wait()
+    set_on_signal(stop)
+
+
+def set_on_signal(stop: asyncio.Event) -> None:
+    """Has SIGTERM and SIGINT set `stop`, in a process's main thread; elsewhere signals are not ours to take."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 async def _loop(feed: Feed, reconcile: Reconcile) -> None:
@@ -148,9 +171,7 @@ def execute(main: Callable[[asyncio.Event], Awaitable[int]], expected: tuple[typ
 
     async def body() -> int:
         stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+        set_on_signal(stop)
         return await main(stop)
 
     # Not asyncio.run, which waits for the threads; nor a return to the interpreter, which does so too.
