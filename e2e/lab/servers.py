@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lab import image, pcie, qemu, spec
+from lab.cache import say
 from lab.console import attach_console
 from lab.errors import LabError, LabTimeout, ProcessDied, tail
 from lab.guestagent import GuestAgent
@@ -481,7 +482,12 @@ def start_all(servers: Iterable[VirtualServer], timeout: float = 180) -> None:
         if not server.powered:
             server.start()
     for server in all_servers:
-        server.wait_ready(max(1.0, deadline - time.monotonic()))
+        try:
+            server.wait_ready(max(1.0, deadline - time.monotonic()))
+        except ProcessDied as error:  # an emulated kernel can die of the emulator while it boots: once is bad luck
+            say(f"{server.name} died while booting and is switched on again: {error}")
+            server.start()
+            server.wait_ready(max(1.0, deadline - time.monotonic()))
 
 
 def boot(lab: Lab, repo: Path, names: Sequence[str], *, timeout: float = 240) -> dict[str, VirtualServer]:
