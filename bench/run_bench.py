@@ -20,8 +20,8 @@ from lab.lab import Lab
 from lab.servers import boot
 
 RESULTS = Path(__file__).parent / "results.json"
-IDLE_SECONDS = 120
-REPEATS = 5
+IDLE_SECONDS = 60
+REPEATS = 3
 FIO = (
     "fio --name=x --filename={device} --rw={rw} --bs={bs} --iodepth=8 --ioengine=libaio --direct=1 "
     "--runtime=8 --time_based --size=256M --output-format=json"

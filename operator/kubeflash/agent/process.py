@@ -39,7 +39,7 @@ from kubeflash.host.errors import HostError
 from kubeflash.kube import runtime
 from kubeflash.kube.builtin import Namespace, Node
 from kubeflash.kube.client import Client, api_version
-from kubeflash.kube.errors import Conflict, Forbidden, Invalid, KubeError, NotFound, ServerError, Unreachable
+from kubeflash.kube.errors import Conflict, KubeError, ServerError, Unreachable
 from kubeflash.kube.feed import Feed, Watch
 from kubeflash.kube.leases import Lease, LeaseHeld
 from kubeflash.kube.writes import Write
@@ -315,21 +315,8 @@ class Agent:
         )
 
     async def _send(self, write: Write | None) -> None:
-        """Sends one status. An object that is gone or another now is simply not there any more."""
-        if write is None:
-            return
-        kind = type(write.resource)
-        try:
-            body = await asyncio.to_thread(write.send, self._client)
-        except (Conflict, NotFound) as error:
-            log.info("%s %s changed meanwhile, looking again: %s", kind.info.kind, write.resource.key, error)
-            self.feed.relisted.set()
-            self.feed.changed.set()
-            return
-        except (Invalid, Forbidden) as error:  # one refused status must not keep the others unsaid
-            log.error("%s %s: %s", kind.info.kind, write.resource.key, error)  # noqa: TRY400
-            return
-        self.feed.put(kind, body)
+        if write is not None:
+            await self.feed.send(write)
 
     def _retry_delay(self) -> float:
         return RETRY_SECONDS[min(self._tries, len(RETRY_SECONDS)) - 1]

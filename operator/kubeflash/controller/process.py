@@ -20,7 +20,7 @@ from kubeflash.domain.names import agent_lease_node
 from kubeflash.kube import leases, runtime
 from kubeflash.kube.builtin import LEASE, Namespace, Node
 from kubeflash.kube.client import Client
-from kubeflash.kube.errors import Conflict, Forbidden, Invalid, KubeError, NotFound, ServerError, Unreachable
+from kubeflash.kube.errors import KubeError, ServerError, Unreachable
 from kubeflash.kube.feed import Feed, Watch
 from kubeflash.kube.leases import Lease, LeaseHeld
 from kubeflash.kube.writes import Write
@@ -67,7 +67,7 @@ class Controller:
         if self.feed.unreadable:
             # Their absence would be taken for a deletion, and bytes would be released.
             raise Unreadable(f"nothing is decided while these objects do not fit their schema: {self.feed.unreadable}")
-        refused = [write for write in self._decide(self._snapshot(), nodes=checked) if not await self._send(write)]
+        refused = [write for write in self._decide(self._snapshot(), nodes=checked) if not await self.feed.send(write)]
         wait = max(0.0, self._next_heartbeat_check - clock())
         return min(wait, REFUSED_WAIT) if refused else wait
 
@@ -108,27 +108,6 @@ class Controller:
         for node in snapshot.nodes.values() if nodes else ():
             writes += reconcile_node(node, snapshot)
         return writes
-
-    async def _send(self, write: Write) -> bool:
-        """Sends one write. What changed in between is decided anew; what is refused holds up nothing else.
-
-        Returns:
-            False when the API server refuses it.
-        """
-        kind = type(write.resource)
-        try:
-            body = await asyncio.to_thread(write.send, self._client)
-        except (Conflict, NotFound) as error:
-            log.info("%s %s changed meanwhile, looking again: %s", kind.info.kind, write.resource.key, error)
-            self.feed.relisted.set()
-            self.feed.changed.set()
-            return True
-        except (Invalid, Forbidden) as error:
-            log.error("%s %s: %s", kind.info.kind, write.resource.key, error)  # noqa: TRY400
-            return False
-        log.info("wrote %s %s", kind.info.kind, write.resource.key)
-        self.feed.put(kind, body)
-        return True
 
     def _remember_refusals(self, now: datetime) -> dict[str, dict[str, str]]:
         """By volume uid and SSD id, the servers' refusals of the last minute: then it may be tried there again."""

@@ -18,6 +18,8 @@ from pydantic import ValidationError
 
 from kubeflash.api.v1alpha1 import Resource
 from kubeflash.kube.client import Client
+from kubeflash.kube.errors import Conflict, Forbidden, Invalid, NotFound
+from kubeflash.kube.writes import Write
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +100,34 @@ class Feed:
         known = self._objects[kind].get(resource.key)
         if known is not None and known.metadata.uid == resource.metadata.uid:
             del self._objects[kind][resource.key]
+
+    async def send(self, write: Write) -> bool:
+        """Sends one write and takes over the answer.
+
+        What changed or went meanwhile is looked at again: everything is listed anew. What the API server refuses is
+        logged, so that it holds up nothing else.
+
+        Returns:
+            False when the API server refuses it.
+
+        Raises:
+            KubeError: when it does not answer.
+        """
+        kind = type(write.resource)
+        what = f"{kind.info.kind} {write.resource.key}"
+        try:
+            body = await asyncio.to_thread(write.send, self._client)
+        except (Conflict, NotFound) as error:
+            log.info("%s changed meanwhile, looking again: %s", what, error)
+            self.relisted.set()
+            self.changed.set()
+            return True
+        except (Invalid, Forbidden) as error:
+            log.error("%s: %s", what, error)  # noqa: TRY400
+            return False
+        log.info("wrote %s", what)
+        self.put(kind, body)
+        return True
 
     async def resync(self) -> None:
         """Replaces everything by full lists.
