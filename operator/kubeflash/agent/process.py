@@ -327,8 +327,8 @@ class Agent:
         if self._failures and not paused:
             self._tries += 1
             return self._retry_delay()
-        if not paused and (plan.steps or plan.carve.waiting):
-            return WAIT_SECONDS
+        if not paused and (plan.steps or plan.carve.waiting or self._asked_about()):
+            return WAIT_SECONDS  # nobody tells when a file system is unmounted
         return RESYNC_SECONDS
 
 
