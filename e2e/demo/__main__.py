@@ -130,7 +130,7 @@ def run(demo: Demo, fleet: Fleet) -> None:
         fleet.apply(volume("kv-0", "512Mi", node="gpu-a", gpu=gpu))
         fleet.wait_ready("flashvolume", "kv-0")
         demo.kubectl("get", "flashvolumes", "-n", NAMESPACE, "-o", "wide")
-        demo.say(demo.on("gpu-a", "lsblk -o NAME,SIZE,PARTLABEL,PARTUUID {disk_of(fleet, 'KFA0')}"))
+        demo.say(demo.on("gpu-a", f"lsblk -o NAME,SIZE,PARTLABEL,PARTUUID {disk_of(fleet, 'KFA0')}"))
     with demo.step("Attached on its own server it is the local device: a file system, a file, its checksum"):
         fleet.apply(attachment("kv-0-on-a", "kv-0", "gpu-a"))
         device = fleet.wait_ready("flashattachment", "kv-0-on-a")["status"]["device"]
