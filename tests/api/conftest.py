@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from api.objects import CRDS, body_of, delete_all, send
 from kubeflash.api.v1alpha1 import Resource
 from kubeflash.kube.client import Client, load_configuration
+from kubeflash.kube.errors import ServerError
 from lab.controlplane import ControlPlane
 from lab.lab import Lab
 
@@ -58,7 +60,16 @@ def namespace(client: Client) -> str:
 def clean(client: Client) -> Iterator[None]:
     """Leaves none of `api.objects` behind."""
     yield
-    delete_all(client)
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            delete_all(client)
+        except ServerError:  # 429, "storage is (re)initializing": the kinds were applied anew a moment ago
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return
 
 
 @pytest.fixture(scope="session")
