@@ -137,28 +137,35 @@ def data_path(fleet: Fleet) -> dict[str, float]:
     }
 
 
+def report(found: dict[str, float]) -> None:
+    """Prints results and adds them to the file, so that a run that is cut short keeps what it has."""
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    known |= {key: round(value, 3) for key, value in found.items()}
+    RESULTS.write_text(json.dumps(known, indent=2) + "\n")
+    for key, value in found.items():
+        print(f"{key:36} {value:10.3f}", flush=True)
+
+
 def main() -> int:
     """Measures everything and writes it down."""
     image.app_image(REPO, image.server_image(REPO).tree)
     with Lab(f"bench-{os.getpid()}") as lab:
         fleet = Fleet(lab, boot(lab, REPO, ("gpu-a", "gpu-b")))
+        RESULTS.unlink(missing_ok=True)
         began = time.monotonic()
         fleet.start()
         for name in fleet.servers:
             fleet.wait_ready("flashnode", name, namespace=None, timeout=120)
-        results: dict[str, float] = {"install_to_flashnodes_ready_s": time.monotonic() - began}
+        report({"install_to_flashnodes_ready_s": time.monotonic() - began})
         fleet.apply(pool("bench", "KFA0", "KFB0"))
         fleet.wait_ready("flashpool", "bench", namespace=None)
+        report(idle(fleet))
         apply_to_ready(fleet, 99)  # claims the SSD, once
-        results["kubectl_get_s"] = median(lambda number: kubectl_round_trip(fleet, number))
-        results["apply_to_ready_s"] = median(lambda number: apply_to_ready(fleet, number))
-        results["attach_to_connected_s"] = median(lambda number: attach_to_connected(fleet, number))
-        results |= idle(fleet)
-        results |= data_path(fleet)
-        results |= sigterm_to_exit(fleet)
-    RESULTS.write_text(json.dumps({key: round(value, 3) for key, value in results.items()}, indent=2) + "\n")
-    for key, value in results.items():
-        print(f"{key:36} {value:10.3f}")
+        report({"kubectl_get_s": median(lambda number: kubectl_round_trip(fleet, number))})
+        report({"apply_to_ready_s": median(lambda number: apply_to_ready(fleet, number))})
+        report({"attach_to_connected_s": median(lambda number: attach_to_connected(fleet, number))})
+        report(data_path(fleet))
+        report(sigterm_to_exit(fleet))
     return 0
 
 
