@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -212,13 +212,11 @@ class Agent:
 
     def plan(self, observation: Observation) -> Plan:
         """What there is to do, without doing it."""
-        labels = self._labels()
-        bare = report_ssds(observation, {})
         volumes = list(self.feed.of(FlashVolume).values())
         carve = plan_volumes(
             observation.disks,
             observation.owners,
-            selected_by(bare, self.feed.of(FlashPool).values(), labels),
+            self._selected(observation),
             volume_wishes(volumes),
         )
         export = plan_exports(
@@ -231,9 +229,11 @@ class Agent:
         connect = plan_connections(self.feed.of(FlashAttachment).values(), observation.connections)
         return Plan(carve, export, connect)
 
-    def _labels(self) -> Mapping[str, str] | None:
+    def _selected(self, observation: Observation) -> dict[str, str]:
+        """The pool of each SSD of this server that a pool selects, by SSD id."""
         node = self.feed.of(Node).get(self._node)
-        return node.metadata.labels if node is not None else None
+        labels = node.metadata.labels if node is not None else None
+        return selected_by(report_ssds(observation, {}), self.feed.of(FlashPool).values(), labels)
 
     def _asked_about(self) -> frozenset[str]:
         """Ids of volumes whose holders matter: an attachment at this server is being deleted."""
@@ -281,7 +281,7 @@ class Agent:
         return failures
 
     async def _report(self, node: FlashNode, observation: Observation, plan: Plan) -> None:
-        pools = selected_by(report_ssds(observation, {}), self.feed.of(FlashPool).values(), self._labels())
+        pools = self._selected(observation)
         now = datetime.now(UTC)
         await self._send(report_node(node, observation, pools, self._public, now))
         for volume in list(self.feed.of(FlashVolume).values()):

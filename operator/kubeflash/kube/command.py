@@ -12,7 +12,6 @@ from kubeflash.kube.errors import KubeError
 
 log = logging.getLogger("kubeflash")
 
-EXIT_USAGE = 2
 EXIT_FAILED = 1
 
 

@@ -43,7 +43,6 @@ class Feed:
     Attributes:
         configuration: the way to the API server, for kopf.
         changed: set whenever something may have changed.
-        synced: whether a full list has been taken.
         unreadable: objects that do not fit their schema. They are not in the index, and are not absent either: while
             there are any, nothing may be concluded from an object's absence.
     """
@@ -56,7 +55,6 @@ class Feed:
         self._gone: dict[str, int] = {}
         self.changed = asyncio.Event()
         self.relisted = asyncio.Event()
-        self.synced = False
         self.unreadable: set[str] = set()
 
     def register(self, registry: kopf.OperatorRegistry, settings: kopf.OperatorSettings) -> None:
@@ -153,7 +151,6 @@ class Feed:
                     fresh[key] = max(before, fresh.get(key, before), key=_version)
             self._objects[watch.kind] = fresh
         self.unreadable = unreadable
-        self.synced = True
         self.changed.set()
 
     def _handler(self, kind: type[Resource]) -> Any:
