@@ -16,9 +16,10 @@ all its downstream ports, however many of them the way touches::
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from kubeflash.api.v1alpha1 import Distance
-from kubeflash.topology.tree import HopKind, PciDevice
+from kubeflash.topology.tree import Hop, HopKind, PciDevice
 
 _BELOW: dict[HopKind, HopKind] = {
     "RootPort": "SwitchUpstream",
@@ -35,57 +36,93 @@ def distance(one: PciDevice, other: PciDevice) -> Distance:
     - PIX: at most one switch on the way: behind one switch, behind one root port, or functions of one device.
     - PXB: several switches, no host bridge.
     - PHB: through the host bridge that both hang on: two root ports of it, or devices on its own bus.
-    - NODE: different host bridges of one NUMA node.
-    - SYS: anything else. Two host bridges of which one has no known NUMA node count as SYS: a guess must not make a
-      stranger look near. (A kernel that runs with a single NUMA node does say so: `kubeflash.host.pci` fills it in, and
-      such a server has NODE.)
+    - NODE: different host bridges of one processor socket. Where nobody says which sockets there are, NUMA nodes stand
+      for them, as in nvidia-smi's own words; where both are known, a socket that is divided into several NUMA nodes
+      (sub-NUMA clustering) is one.
+    - SYS: across sockets.
+    - unknown: the source does not say enough. (A kernel that runs with a single NUMA node does say so:
+      `kubeflash.host.pci` fills it in, and such a server has NODE.)
 
     A bridge that does not say what it is (`Unknown`) is taken for what the structure makes it: a root port below the
     host bridge, then upstream and downstream ports of switches by turns.
     """
-    if one.root_complex != other.root_complex:
-        known = one.numa_node is not None and other.numa_node is not None
-        return Distance.NODE if known and one.numa_node == other.numa_node else Distance.SYS
     if one.slot == other.slot:
         return Distance.PIX
-    mine, its = _way(one), _way(other)
-    shared = _shared(mine, its)
+    if one.root_complex != other.root_complex:
+        return _across(one, other)
+    if not one.root_complex or one.path is None or other.path is None:
+        return Distance.SYS if _apart(one, other) else Distance.UNKNOWN
+    mine, its = way(one), way(other)
+    shared = common(mine, its)
     if shared == 0:
         return Distance.PHB
-    crossed = {step.switch for step in (*mine[shared:], *its[shared:])}
-    parting = mine[shared - 1]
-    if parting.kind == "SwitchUpstream":  # they part on the switch's inner bus; else on the link below a port
-        crossed.add(parting.switch)
-    return Distance.PIX if len(crossed) <= 1 else Distance.PXB
+    return Distance.PIX if len(_crossed(mine, its, shared)) <= 1 else Distance.PXB
+
+
+def _across(one: PciDevice, other: PciDevice) -> Distance:
+    """The distance of devices on host bridges that have different names."""
+    if _apart(one, other):
+        return Distance.SYS
+    if not one.root_complex or not other.root_complex or one.detached or other.detached:
+        return Distance.UNKNOWN  # it may be the same host bridge after all
+    if one.socket is not None and other.socket is not None:
+        return Distance.NODE
+    return Distance.NODE if one.numa_node is not None and one.numa_node == other.numa_node else Distance.UNKNOWN
+
+
+def _apart(one: PciDevice, other: PciDevice) -> bool:
+    """Whether they are known to be on different sockets."""
+    if one.socket is not None and other.socket is not None:
+        return one.socket != other.socket
+    return one.numa_node is not None and other.numa_node is not None and one.numa_node != other.numa_node
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One bridge of a way, known for what it is. `switch` names the switch that it is a port of, or the bridge."""
+class Step:
+    """One bridge of a way, known for what it is.
 
-    address: str
+    Attributes:
+        kind: what it says that it is, else what its place makes it.
+        switch: names the switch that it is a port of; of any other bridge its own address.
+    """
+
+    hop: Hop
     kind: HopKind
     switch: str
 
 
-def _way(device: PciDevice) -> list[_Step]:
+@lru_cache(maxsize=4096)
+def way(device: PciDevice) -> tuple[Step, ...]:
     """The bridges that traffic between the host bridge and the device crosses, from the top."""
-    way: list[_Step] = []
+    steps: list[Step] = []
     for hop in device.local_path:
-        expected = _BELOW[way[-1].kind] if way else "RootPort"
+        expected = _BELOW[steps[-1].kind] if steps else "RootPort"
         kind = expected if hop.kind == "Unknown" else hop.kind
         switch = hop.address
-        if kind == "SwitchDownstream":
+        if kind == "SwitchUpstream":
+            switch = hop.address.rpartition(".")[0]  # an upstream port may have several functions: one switch
+        elif kind == "SwitchDownstream":
             # An upstream port can be hidden from a virtual machine: then the ports of one bus are one switch.
-            under_upstream = bool(way) and way[-1].kind == "SwitchUpstream"
-            switch = way[-1].switch if under_upstream else hop.address.rpartition(":")[0]
-        way.append(_Step(hop.address, kind, switch))
-    return way
+            under_upstream = bool(steps) and steps[-1].kind == "SwitchUpstream"
+            switch = steps[-1].switch if under_upstream else hop.address.rpartition(":")[0]
+        steps.append(Step(hop, kind, switch))
+    return tuple(steps)
 
 
-def _shared(mine: list[_Step], its: list[_Step]) -> int:
-    """How many bridges both ways have in common, from the top."""
+def common(mine: tuple[Step, ...], its: tuple[Step, ...]) -> int:
+    """How many bridges two ways have in common, from the top."""
     count = 0
-    while count < min(len(mine), len(its)) and mine[count].address == its[count].address:
+    for one, other in zip(mine, its, strict=False):
+        if one.hop.address != other.hop.address:
+            break
         count += 1
     return count
+
+
+def _crossed(mine: tuple[Step, ...], its: tuple[Step, ...], shared: int) -> set[str]:
+    """The switches on the way between two devices that have `shared` bridges in common."""
+    crossed = {step.switch for step in (*mine[shared:], *its[shared:])}
+    parting = mine[shared - 1]
+    if parting.kind == "SwitchUpstream":  # they part on the switch's inner bus; else on the link below a port
+        crossed.add(parting.switch)
+    return crossed

@@ -1,6 +1,7 @@
 """PCIe devices and where each hangs in the tree: the one model, whatever the source of the facts. Pure.
 
-Sysfs feeds it (`kubeflash.host.pci`), what the API server holds does (`from_location`), hwloc's or lspci's text can.
+Sysfs feeds it (`kubeflash.host.pci`), hwloc's XML (`hwloc`), lspci's text (`lspci`), and what the API server holds
+(`flashnode`). What a source does not say is None, and stays so: no distance is made of a guess.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
-
-from kubeflash.api.v1alpha1 import PathHop, PciLocation
 
 HopKind = Literal["RootPort", "SwitchUpstream", "SwitchDownstream", "Bridge", "Unknown"]
 """What a bridge is, in the words of the API's `PathHop`."""
@@ -30,12 +29,46 @@ def address_key(address: str) -> tuple[int, int, int, int]:
         raise ValueError(f"{address!r} is no PCI address such as 0000:4e:00.0") from error
 
 
+Acs = Literal["Redirect", "Direct"]
+"""Whether a port sends peer-to-peer requests up to the root complex (Access Control Services), or lets them through."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """What one end of a PCIe link says of it. None is: not said.
+
+    Attributes:
+        speed: GT/s a lane, as trained now.
+        width: lanes in use now.
+        max_speed: GT/s a lane that this end can do.
+        max_width: lanes that this end has.
+        gbps: GB/s (10^9 bytes, a direction, without encoding) now, from a source that says nothing else (hwloc).
+    """
+
+    speed: float | None = None
+    width: int | None = None
+    max_speed: float | None = None
+    max_width: int | None = None
+    gbps: float | None = None
+
+
+UNSAID = Link()
+
+
 @dataclass(frozen=True)
 class Hop:
-    """One bridge on the way from a host bridge down to a device."""
+    """One bridge on the way from a host bridge down to a device.
+
+    Attributes:
+        link: what the bridge says of the link that it is at the end of: a root port or a switch's downstream port of the
+            one below it, a switch's upstream port of the one above it.
+        acs: whether it redirects peer-to-peer requests; None when nobody says.
+    """
 
     address: str
     kind: HopKind = "Unknown"
+    link: Link = UNSAID
+    acs: Acs | None = None
 
 
 @dataclass(frozen=True)
@@ -49,8 +82,13 @@ class PciDevice:
         class_code: six hex digits, lower case: class, subclass, programming interface.
         numa_node: None when nobody says.
         root_complex: the host bridge as sysfs names it, such as `pci0000:4a`; for a device behind an Intel VMD the host
-            bridge that the VMD itself hangs on.
-        path: the bridges from the host bridge down to the device, without the device.
+            bridge that the VMD itself hangs on. Empty when nobody says.
+        path: the bridges from the host bridge down to the device, without the device; None when nobody says, or not all.
+        socket: the processor package that the host bridge belongs to; None when nobody says.
+        link: what the device says of the link above it.
+        physical_function: address of the device that it is a share of, of an SR-IOV virtual function; else empty.
+        detached: nobody says which host bridge of the server its root bus hangs on: `root_complex` is then the top of
+            an Intel VMD's own domain.
     """
 
     address: str
@@ -59,7 +97,21 @@ class PciDevice:
     class_code: str
     numa_node: int | None
     root_complex: str
-    path: tuple[Hop, ...] = ()
+    path: tuple[Hop, ...] | None = ()
+    socket: int | None = None
+    link: Link = UNSAID
+    physical_function: str = ""
+    detached: bool = False
+
+    @property
+    def bridges(self) -> tuple[Hop, ...]:
+        """The path as far as it is known."""
+        return self.path or ()
+
+    @property
+    def is_bridge(self) -> bool:
+        """Whether it is a PCI-to-PCI bridge: a port of a root complex or of a switch, or an old bridge."""
+        return self.class_code.startswith("0604")
 
     @property
     def slot(self) -> str:
@@ -74,7 +126,7 @@ class PciDevice:
         bridge that traffic crosses: the root ports in its domain are the host bridge's own.
         """
         domain = self.address.partition(":")[0]
-        return tuple(hop for hop in self.path if hop.address.startswith(f"{domain}:"))
+        return tuple(hop for hop in self.bridges if hop.address.startswith(f"{domain}:"))
 
     @property
     def order(self) -> tuple[int, int, int, int]:
@@ -109,7 +161,7 @@ class PciTree:
         return tuple(
             device
             for device in self.devices
-            if device.root_complex == bridge or any(hop.address == bridge for hop in device.path)
+            if device.root_complex == bridge or any(hop.address == bridge for hop in device.bridges)
         )
 
     @property
@@ -120,26 +172,3 @@ class PciTree:
     @cached_property
     def _by_address(self) -> dict[str, PciDevice]:
         return {device.address: device for device in self.devices}
-
-
-def from_location(location: PciLocation) -> PciDevice:
-    """The device that a FlashNode's status tells of: its place, without its ids."""
-    return PciDevice(
-        address=location.address,
-        vendor="",
-        device="",
-        class_code="",
-        numa_node=location.numa_node,
-        root_complex=location.root_complex,
-        path=tuple(Hop(hop.address, hop.kind) for hop in location.path),
-    )
-
-
-def to_location(device: PciDevice) -> PciLocation:
-    """What a FlashNode's status tells of a device's place."""
-    return PciLocation(
-        address=device.address,
-        numa_node=device.numa_node,
-        root_complex=device.root_complex,
-        path=[PathHop(address=hop.address, kind=hop.kind) for hop in device.path],
-    )

@@ -15,13 +15,15 @@ class Distance(StrEnum):
     PHB = "PHB"
     """Through one PCIe host bridge."""
     NODE = "NODE"
-    """Different host bridges of one NUMA node."""
+    """Different host bridges of one NUMA node, or of one processor socket that is divided into several."""
     SYS = "SYS"
-    """Across the link between NUMA nodes."""
+    """Across the link between processor sockets."""
+    UNKNOWN = "unknown"
+    """What is known of the server does not say; it may be any of them that the rest leaves open."""
 
     @property
     def rank(self) -> int:
-        """0 for the nearest."""
+        """0 for the nearest; what is unknown comes last."""
         return list(Distance).index(self)
 
     @property

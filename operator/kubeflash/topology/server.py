@@ -1,0 +1,148 @@
+"""One server as a source describes it: all its PCI devices, which of them are GPUs and SSDs, and what is not said. Pure.
+
+A source (sysfs, hwloc's XML, lspci's text, a FlashNode) is read into a `Listing`; `Listing.server` sorts it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from kubeflash.topology.devices import GpuRules, is_nvme
+from kubeflash.topology.errors import TopologyError
+from kubeflash.topology.tree import PciDevice, PciTree
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a source says of a device beside its place. Empty or None is: not said.
+
+    Attributes:
+        model: in words: "NVIDIA H100 80GB HBM3", "SAMSUNG MZWLO3T8HCLS".
+        uuid: of a GPU, as its maker's tools say it: GPU-7f2c…
+        serial: of an SSD.
+        id: durable id of an SSD, as FlashNode says it.
+        bytes: size of an SSD, all its namespaces together.
+        free: bytes that new volumes can take.
+        reason: why KubeFlash leaves an SSD alone; empty when it does not, or when nobody says.
+    """
+
+    model: str = ""
+    uuid: str = ""
+    serial: str = ""
+    id: str = ""
+    bytes: int | None = None
+    free: int | None = None
+    reason: str = ""
+
+
+NO_FACTS = Facts()
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server.
+
+    Attributes:
+        name: as it calls itself; empty when nobody says.
+        source: what was read, in words: "sysfs", "hwloc XML 2", "lspci -vvv", "FlashNode".
+        tree: all its PCI devices that are known, bridges too.
+        gpus: addresses of its GPUs, in order.
+        ssds: addresses of its NVMe controllers, in order.
+        facts: by address.
+        kernel: what its kernel can do, in words; empty when nobody says.
+        unsaid: what the source does not say, each a sentence; what follows from it is unknown.
+    """
+
+    name: str
+    source: str
+    tree: PciTree
+    gpus: tuple[str, ...]
+    ssds: tuple[str, ...]
+    facts: Mapping[str, Facts] = field(default_factory=dict)
+    kernel: str = ""
+    unsaid: tuple[str, ...] = ()
+
+    def device(self, address: str) -> PciDevice:
+        """The device at an address. Raises KeyError when there is none."""
+        found = self.tree.get(address)
+        if found is None:
+            raise KeyError(address)
+        return found
+
+    def fact(self, address: str) -> Facts:
+        """What is known of a device beside its place."""
+        return self.facts.get(address, NO_FACTS)
+
+    @property
+    def gpu_devices(self) -> tuple[PciDevice, ...]:
+        """The GPUs."""
+        return tuple(self.device(address) for address in self.gpus)
+
+    @property
+    def ssd_devices(self) -> tuple[PciDevice, ...]:
+        """The NVMe controllers."""
+        return tuple(self.device(address) for address in self.ssds)
+
+    @cached_property
+    def has_switches(self) -> bool:
+        """Whether a GPU or SSD is behind a PCIe switch that leads to more than one place.
+
+        A switch on a card for its one GPU (AMD's MI50 has one) does not count: nothing can be beside that GPU.
+        """
+        below: dict[str, set[str]] = {}
+        for device in self.tree:
+            hops = device.local_path
+            for upper, lower in zip(hops, [hop.address for hop in hops[1:]] + [device.address], strict=True):
+                below.setdefault(upper.address, set()).add(lower.rpartition(".")[0] if not device.is_bridge else lower)
+        mine = [device.local_path for device in (*self.gpu_devices, *self.ssd_devices)]
+        # an upstream port is the second bridge of a way: what its ports lead to is counted on its inner bus
+        return any(len(below.get(hop.address, ())) > 1 for path in mine for hop in path[1:])
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All that a source says of a server, before it is said what is a GPU.
+
+    Attributes:
+        devices: every PCI device and bridge, in any order.
+        facts: by address.
+        others: as in `Server`.
+    """
+
+    source: str
+    devices: tuple[PciDevice, ...]
+    name: str = ""
+    facts: Mapping[str, Facts] = field(default_factory=dict)
+    kernel: str = ""
+    unsaid: tuple[str, ...] = ()
+
+    def server(self, rules: GpuRules = GpuRules()) -> Server:  # noqa: B008  immutable
+        """The server: its devices sorted by address, GPUs by `rules`, SSDs by class.
+
+        Shares of an SSD (SR-IOV virtual functions) are left out where their owner is listed too.
+        """
+        tree = PciTree.of(self.devices)
+        gpus = tuple(device.address for device in tree if rules.is_gpu(device))
+        ssds = tuple(device.address for device in tree if is_nvme(device) and not device.physical_function)
+        return Server(self.name, self.source, tree, gpus, ssds, self.facts, self.kernel, self.unsaid)
+
+
+def require_both(server: Server) -> Server:
+    """The server itself, when it has GPUs and SSDs to compare.
+
+    Raises:
+        TopologyError: when it has not; says what there is instead.
+    """
+    kinds = ", ".join(sorted({f"{d.vendor}:{d.class_code[:4]}" for d in server.tree if d.class_code[:2] in _DISPLAYS}))
+    count = f"{len(server.tree)} PCI devices"
+    if not server.gpus:
+        hint = f"; it has {kinds} (vendor:class): name yours with --gpu VENDOR:CLASS" if kinds else ""
+        raise TopologyError(f"there is no GPU among its {count}{hint}")
+    if not server.ssds:
+        raise TopologyError(f"there is no NVMe SSD (PCI class 0108) among its {count}")
+    return server
+
+
+_DISPLAYS = ("03", "12")
