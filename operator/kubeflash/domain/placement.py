@@ -10,7 +10,7 @@ from kubeflash.api.v1alpha1 import Distance, FlashNode, FlashVolume
 from kubeflash.domain.allocation import align_up
 from kubeflash.domain.pools import PoolSsd, PoolView
 from kubeflash.topology.distance import distance
-from kubeflash.topology.tree import from_location
+from kubeflash.topology.flashnode import from_location
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,9 @@ def place(
     if near and near.ssd:
         narrow(lambda c: c.item.ssd.id == near.ssd, f"with id {near.ssd}")
     limit = near.max_distance if near else None
-    if limit is not None:
-        narrow(lambda c: c.distance is not None and c.distance <= limit, f"within {limit} of GPU {near.gpu}")  # type: ignore[union-attr]
+    if near and limit is not None:
+        within = _within(Distance(limit))
+        narrow(lambda c: c.distance is not None and within(c.distance), f"within {limit} of GPU {near.gpu}")
     if any(candidate.item.node not in answering for candidate in candidates):
         narrow(lambda c: c.item.node in answering, "on servers whose agent answers")
     turned_down = refused_by_agent or {}
@@ -101,6 +102,11 @@ def place(
     fitting: Iterable[_Candidate] = (c for c in candidates if c.item.largest >= needed)
     best = min(fitting, key=_Candidate.order)
     return Placement(best.item.node, best.item.ssd.id, best.distance)
+
+
+def _within(limit: Distance) -> Callable[[Distance], bool]:
+    """Whether a distance is within a limit. An unknown one is so only where everything is."""
+    return lambda how_far: limit is Distance.SYS or how_far <= limit
 
 
 def _measure(gpu_address: str | None, node: FlashNode | None) -> Callable[[PoolSsd], Distance | None]:

@@ -29,7 +29,7 @@ PAGE = 500
 JSON = dict[str, Any]
 
 
-def load_configuration(kubeconfig: str | None) -> Configuration:
+def load_configuration(kubeconfig: str | None, context: str | None = None) -> Configuration:
     """The way to the API server: the given kubeconfig, else $KUBECONFIG or ~/.kube/config, else the pod's own.
 
     Raises:
@@ -40,7 +40,7 @@ def load_configuration(kubeconfig: str | None) -> Configuration:
         if kubeconfig is None and "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
             load_incluster_config(client_configuration=configuration)
         else:
-            load_kube_config(config_file=kubeconfig, client_configuration=configuration)
+            load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)
     except (ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         where = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
         raise KubeconfigInvalid(

@@ -15,19 +15,8 @@ all its downstream ports, however many of them the way touches::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-
 from kubeflash.api.v1alpha1 import Distance
-from kubeflash.topology.tree import Hop, HopKind, PciDevice
-
-_BELOW: dict[HopKind, HopKind] = {
-    "RootPort": "SwitchUpstream",
-    "SwitchUpstream": "SwitchDownstream",
-    "SwitchDownstream": "SwitchUpstream",
-    "Bridge": "Bridge",
-}
-"""What a bridge that does not say what it is must be, by what is above it."""
+from kubeflash.topology.tree import PciDevice, Step
 
 
 def distance(one: PciDevice, other: PciDevice) -> Distance:
@@ -52,7 +41,7 @@ def distance(one: PciDevice, other: PciDevice) -> Distance:
         return _across(one, other)
     if not one.root_complex or one.path is None or other.path is None:
         return Distance.SYS if _apart(one, other) else Distance.UNKNOWN
-    mine, its = way(one), way(other)
+    mine, its = one.way, other.way
     shared = common(mine, its)
     if shared == 0:
         return Distance.PHB
@@ -75,38 +64,6 @@ def _apart(one: PciDevice, other: PciDevice) -> bool:
     if one.socket is not None and other.socket is not None:
         return one.socket != other.socket
     return one.numa_node is not None and other.numa_node is not None and one.numa_node != other.numa_node
-
-
-@dataclass(frozen=True)
-class Step:
-    """One bridge of a way, known for what it is.
-
-    Attributes:
-        kind: what it says that it is, else what its place makes it.
-        switch: names the switch that it is a port of; of any other bridge its own address.
-    """
-
-    hop: Hop
-    kind: HopKind
-    switch: str
-
-
-@lru_cache(maxsize=4096)
-def way(device: PciDevice) -> tuple[Step, ...]:
-    """The bridges that traffic between the host bridge and the device crosses, from the top."""
-    steps: list[Step] = []
-    for hop in device.local_path:
-        expected = _BELOW[steps[-1].kind] if steps else "RootPort"
-        kind = expected if hop.kind == "Unknown" else hop.kind
-        switch = hop.address
-        if kind == "SwitchUpstream":
-            switch = hop.address.rpartition(".")[0]  # an upstream port may have several functions: one switch
-        elif kind == "SwitchDownstream":
-            # An upstream port can be hidden from a virtual machine: then the ports of one bus are one switch.
-            under_upstream = bool(steps) and steps[-1].kind == "SwitchUpstream"
-            switch = steps[-1].switch if under_upstream else hop.address.rpartition(":")[0]
-        steps.append(Step(hop, kind, switch))
-    return tuple(steps)
 
 
 def common(mine: tuple[Step, ...], its: tuple[Step, ...]) -> int:

@@ -1,4 +1,4 @@
-"""One server as a source describes it: all its PCI devices, which of them are GPUs and SSDs, and what is not said. Pure.
+"""One server as a source describes it: its PCI devices, which of them are GPUs and SSDs, and what is not said. Pure.
 
 A source (sysfs, hwloc's XML, lspci's text, a FlashNode) is read into a `Listing`; `Listing.server` sorts it out.
 """
@@ -53,6 +53,7 @@ class Server:
         facts: by address.
         kernel: what its kernel can do, in words; empty when nobody says.
         unsaid: what the source does not say, each a sentence; what follows from it is unknown.
+        switched: what `has_switches` says, from a source that does not list all devices; None: work it out.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Server:
     facts: Mapping[str, Facts] = field(default_factory=dict)
     kernel: str = ""
     unsaid: tuple[str, ...] = ()
+    switched: bool | None = None
 
     def device(self, address: str) -> PciDevice:
         """The device at an address. Raises KeyError when there is none."""
@@ -91,14 +93,19 @@ class Server:
 
         A switch on a card for its one GPU (AMD's MI50 has one) does not count: nothing can be beside that GPU.
         """
+        if self.switched is not None:
+            return self.switched
         below: dict[str, set[str]] = {}
         for device in self.tree:
-            hops = device.local_path
-            for upper, lower in zip(hops, [hop.address for hop in hops[1:]] + [device.address], strict=True):
-                below.setdefault(upper.address, set()).add(lower.rpartition(".")[0] if not device.is_bridge else lower)
-        mine = [device.local_path for device in (*self.gpu_devices, *self.ssd_devices)]
-        # an upstream port is the second bridge of a way: what its ports lead to is counted on its inner bus
-        return any(len(below.get(hop.address, ())) > 1 for path in mine for hop in path[1:])
+            steps = device.way
+            itself = device.address if device.is_bridge else device.slot
+            for step, next_one in zip(steps, [*(step.hop.address for step in steps[1:]), itself], strict=False):
+                if step.kind == "SwitchUpstream":
+                    below.setdefault(step.switch, set()).add(next_one)
+                elif step.kind == "SwitchDownstream":
+                    below.setdefault(step.switch, set()).add(step.hop.address)
+        mine = {step.switch for device in (*self.gpu_devices, *self.ssd_devices) for step in device.way}
+        return any(len(below.get(switch, ())) > 1 for switch in mine)
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,8 @@ class Hop:
     """One bridge on the way from a host bridge down to a device.
 
     Attributes:
-        link: what the bridge says of the link that it is at the end of: a root port or a switch's downstream port of the
-            one below it, a switch's upstream port of the one above it.
+        link: what the bridge says of the link that it is at the end of: a root port or downstream port of the one
+            below it, an upstream port of the one above it.
         acs: whether it redirects peer-to-peer requests; None when nobody says.
     """
 
@@ -69,6 +69,29 @@ class Hop:
     kind: HopKind = "Unknown"
     link: Link = UNSAID
     acs: Acs | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One bridge of a way, known for what it is.
+
+    Attributes:
+        kind: what it says that it is, else what its place makes it.
+        switch: names the switch that it is a port of; of any other bridge its own address.
+    """
+
+    hop: Hop
+    kind: HopKind
+    switch: str
+
+
+_BELOW: dict[HopKind, HopKind] = {
+    "RootPort": "SwitchUpstream",
+    "SwitchUpstream": "SwitchDownstream",
+    "SwitchDownstream": "SwitchUpstream",
+    "Bridge": "Bridge",
+}
+"""What a bridge that does not say what it is must be, by what is above it."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +104,9 @@ class PciDevice:
         device: four hex digits, lower case.
         class_code: six hex digits, lower case: class, subclass, programming interface.
         numa_node: None when nobody says.
-        root_complex: the host bridge as sysfs names it, such as `pci0000:4a`; for a device behind an Intel VMD the host
-            bridge that the VMD itself hangs on. Empty when nobody says.
-        path: the bridges from the host bridge down to the device, without the device; None when nobody says, or not all.
+        root_complex: the host bridge as sysfs names it, such as `pci0000:4a`; of a device behind an Intel VMD the one
+            that the VMD itself hangs on. Empty when nobody says.
+        path: the bridges from the host bridge down to the device, without the device; None when not all are said.
         socket: the processor package that the host bridge belongs to; None when nobody says.
         link: what the device says of the link above it.
         physical_function: address of the device that it is a share of, of an SR-IOV virtual function; else empty.
@@ -113,7 +136,7 @@ class PciDevice:
         """Whether it is a PCI-to-PCI bridge: a port of a root complex or of a switch, or an old bridge."""
         return self.class_code.startswith("0604")
 
-    @property
+    @cached_property
     def slot(self) -> str:
         """The address without its function: what functions of one device have in common."""
         return self.address.rpartition(".")[0]
@@ -127,6 +150,23 @@ class PciDevice:
         """
         domain = self.address.partition(":")[0]
         return tuple(hop for hop in self.bridges if hop.address.startswith(f"{domain}:"))
+
+    @cached_property
+    def way(self) -> tuple[Step, ...]:
+        """The bridges that traffic between the host bridge and the device crosses, from the top."""
+        steps: list[Step] = []
+        for hop in self.local_path:
+            expected = _BELOW[steps[-1].kind] if steps else "RootPort"
+            kind = expected if hop.kind == "Unknown" else hop.kind
+            switch = hop.address
+            if kind == "SwitchUpstream":
+                switch = hop.address.rpartition(".")[0]  # an upstream port may have several functions: one switch
+            elif kind == "SwitchDownstream":
+                # An upstream port can be hidden from a virtual machine: then the ports of one bus are one switch.
+                under_upstream = bool(steps) and steps[-1].kind == "SwitchUpstream"
+                switch = steps[-1].switch if under_upstream else hop.address.rpartition(":")[0]
+            steps.append(Step(hop, kind, switch))
+        return tuple(steps)
 
     @property
     def order(self) -> tuple[int, int, int, int]:

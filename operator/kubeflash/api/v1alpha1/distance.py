@@ -24,7 +24,7 @@ class Distance(StrEnum):
     @property
     def rank(self) -> int:
         """0 for the nearest; what is unknown comes last."""
-        return list(Distance).index(self)
+        return _RANKS[self]
 
     @property
     def is_neighbour(self) -> bool:
@@ -42,3 +42,6 @@ class Distance(StrEnum):
 
     def __ge__(self, other: str) -> bool:
         return self.rank >= Distance(other).rank
+
+
+_RANKS = {distance: rank for rank, distance in enumerate(Distance)}

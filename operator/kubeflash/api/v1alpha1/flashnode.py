@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -20,6 +21,20 @@ class FlashNodeSpec(Model):
         default=False,
         description="The agent goes on observing and reporting, and changes nothing on the server.",
     )
+    pairs_accepted_at: datetime | None = Field(
+        default=None,
+        description="Time at which an admin accepted the server as it is: what pairs were before is forgotten, and no "
+        "longer counts as better. Such as the output of date -u +%FT%TZ.",
+    )
+
+
+class PciLink(Model):
+    """What one end of a PCIe link says of it; absent is what it does not say."""
+
+    speed: int | None = Field(default=None, description="MT/s a lane, as trained now; not of a GPU that idles.", ge=0)
+    width: int | None = Field(default=None, description="Lanes in use now.", ge=0)
+    max_speed: int | None = Field(default=None, description="MT/s a lane that this end can do.", ge=0)
+    max_width: int | None = Field(default=None, description="Lanes that this end has.", ge=0)
 
 
 class PathHop(Model):
@@ -28,6 +43,16 @@ class PathHop(Model):
     address: str = Field(description="PCI address of the bridge, such as 0000:4b:00.0.")
     kind: Literal["RootPort", "SwitchUpstream", "SwitchDownstream", "Bridge", "Unknown"] = Field(
         description="What the bridge is, by the Device/Port Type of its PCI Express capability."
+    )
+    link: PciLink | None = Field(
+        default=None,
+        description="The link that the bridge is at the end of: a root port or downstream port of the one below it, an "
+        "upstream port of the one above it.",
+    )
+    acs: Literal["Redirect", "Direct"] | None = Field(
+        default=None,
+        description="Whether Access Control Services send peer-to-peer requests up to the root complex; absent when "
+        "it cannot be read.",
     )
 
 
@@ -42,7 +67,11 @@ class PciLocation(Model):
         default=None,
         description="NUMA node that the device is nearest to; absent when the firmware does not say.",
     )
+    socket: int | None = Field(
+        default=None, description="Processor socket that the device is nearest to; absent when it is not known."
+    )
     root_complex: str = Field(description="Host bridge at the top of the path, such as pci0000:4a.")
+    link: PciLink | None = Field(default=None, description="The link above the device, as the device sees it.")
     path: list[PathHop] = Field(
         default=[],
         description="The bridges from the root complex down to the device, without the device itself.",
@@ -54,7 +83,51 @@ class Nearest(Model):
 
     ssd: str = Field(description="Id of the SSD.")
     address: str = Field(description="PCI address of the SSD.")
-    distance: Distance = Field(description="How far it is: PIX, PXB, PHB, NODE or SYS.")
+    distance: Distance = Field(description="How far it is: PIX, PXB, PHB, NODE or SYS, or unknown.")
+
+
+class PairFault(Model):
+    """Something on the way between a GPU and its SSD that an admin can mend."""
+
+    kind: str = Field(description="One CamelCase word, such as LinkSlow or AcsRedirect.")
+    address: str = Field(description="PCI address of the device or bridge that it is about.")
+    message: str = Field(description="What is so.")
+    remedy: str = Field(description="What to do about it.")
+
+
+class PeerToPeerStatus(Model):
+    """Whether a GPU and an SSD can exchange data without main memory between them."""
+
+    possible: bool | None = Field(default=None, description="Absent: it cannot be said.")
+    why: str = Field(description="Why so.")
+
+
+class NodePair(Model):
+    """A GPU and an SSD of its own."""
+
+    gpu: str = Field(description="PCI address of the GPU.", pattern=PCI_ADDRESS)
+    ssd: str = Field(description="PCI address of the SSD.", pattern=PCI_ADDRESS)
+    id: str = Field(description="Id of the SSD.")
+    distance: Distance = Field(description="How far they are apart.")
+    megabytes_per_second: int | None = Field(
+        default=None,
+        description="MB/s (10^6 bytes, a direction) of the narrowest link between them, when all pairs work at once; "
+        "absent when the links do not say.",
+        ge=0,
+    )
+    p2p: PeerToPeerStatus = Field(description="Whether they can exchange data directly.")
+    why: str = Field(description="Why it is this SSD.")
+    faults: list[PairFault] = Field(default=[], description="What is wrong on the way, each with a remedy.")
+
+
+class BestPair(Model):
+    """The best that a GPU's slot has had since the agent saw it first, or since spec.pairsAcceptedAt."""
+
+    gpu: str = Field(description="PCI address of the GPU.", pattern=PCI_ADDRESS)
+    id: str = Field(description="Id of the SSD that was its nearest then.")
+    distance: Distance = Field(description="How far it was.")
+    megabytes_per_second: int | None = Field(default=None, description="MB/s that the pair had.", ge=0)
+    since: datetime = Field(description="When it was seen first.")
 
 
 class Gpu(PciLocation):
@@ -63,6 +136,11 @@ class Gpu(PciLocation):
     vendor: str = Field(description="PCI vendor id, four hex digits, such as 10de.")
     device: str = Field(description="PCI device id, four hex digits.")
     device_class: str = Field(description="PCI class code, six hex digits, such as 030200.")
+    model: str = Field(default="", description="Model, as its driver or the PCI id list of the server says it.")
+    uuid: str = Field(
+        default="", description="The maker's own id, such as GPU-7f2c…; an alias: distance is the slot's."
+    )
+    minor: int | None = Field(default=None, description="Number of its device node, such as 0 of /dev/nvidia0.", ge=0)
     nearest: Nearest | None = Field(
         default=None, description="The nearest SSD by PCIe topology; absent when the server has none."
     )
@@ -170,6 +248,21 @@ class FlashNodeStatus(Model):
         description="The local NVMe SSDs.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["id"]},
     )
+    pairs: list[NodePair] = Field(
+        default=[],
+        description="Which SSDs are a GPU's own: the nearest, shared out fairly.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["gpu", "ssd"]},
+    )
+    best: list[BestPair] = Field(
+        default=[],
+        description="What each GPU's slot had at its best: what became worse since stays visible.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["gpu"]},
+    )
+    switched: bool | None = Field(
+        default=None,
+        description="Whether GPUs or SSDs are behind PCIe switches that others share. Where none is, a common host "
+        "bridge (PHB) is as near as it gets, and counts as a neighbour.",
+    )
     summary: NodeSummary | None = Field(default=None, description="Figures for the columns of kubectl get.")
     conditions: ConditionList = CONDITIONS
 
@@ -189,6 +282,7 @@ class FlashNode(Resource):
             Column("Free", ".status.summary.free"),
             Column("Pools", ".status.summary.pools"),
             Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
+            Column("Topology", '.status.conditions[?(@.type=="TopologySound")].reason', priority=1),
             Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
             Column("UUID", ".status.systemUUID", priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),

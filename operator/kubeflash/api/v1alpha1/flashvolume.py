@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,7 +25,7 @@ class Near(Model):
         max_length=16,
     )
     ssd: str | None = Field(default=None, description="Id of one SSD.", min_length=1, max_length=253)
-    max_distance: Distance | None = Field(
+    max_distance: Literal["PIX", "PXB", "PHB", "NODE", "SYS"] | None = Field(
         default=None, description="The farthest SSD that is still good enough. Absent: the nearest there is."
     )
 

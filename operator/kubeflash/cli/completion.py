@@ -1,0 +1,97 @@
+"""Completion in a shell: candidates for the word under the cursor, and the scripts that ask for them.
+
+`kubectl` asks plugins by a program of its own, `kubectl_complete-flash` ("Extend kubectl with plugins" in the Kubernetes
+documentation): it prints the candidates, then a colon and a number that says what the shell may do beside.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+COMMAND = "__complete"
+SHELLS = ("bash", "zsh", "fish")
+_COMMANDS = ("topology", "pairs", "why", "completion")
+_OPTIONS = ("--local", "--sysfs", "--file", "--output", "--gpu", "--color", "--kubeconfig", "--context", "--help")
+_FILES = ("-f", "--file", "--sysfs", "--kubeconfig")
+_VALUES = {
+    "-o": ("text", "json", "yaml", "svg"),
+    "--output": ("text", "json", "yaml", "svg"),
+    "--color": ("auto", "always", "never"),
+}
+_NO_FILES = ":4"  # cobra's ShellCompDirectiveNoFileComp
+_FILES_TOO = ":0"
+_SECONDS = "2s"
+_SCRIPTS = {
+    "bash": """_kubectl_flash() {
+    local IFS=$'\\n' word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}
+    case $before in -f|--file|--sysfs|--kubeconfig) COMPREPLY=($(compgen -f -- "$word")); return;; esac
+    COMPREPLY=($(compgen -W "$(kubectl-flash __complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)" -- "$word"))
+}
+complete -F _kubectl_flash kubectl-flash
+""",
+    "zsh": """#compdef kubectl-flash
+_kubectl_flash() {
+    case ${words[CURRENT-1]} in -f|--file|--sysfs|--kubeconfig) _files; return;; esac
+    compadd -- ${(f)"$(kubectl-flash __complete "${(@)words[2,CURRENT]}" 2>/dev/null)"}
+}
+compdef _kubectl_flash kubectl-flash
+""",
+    "fish": """function __kubectl_flash
+    set -l words (commandline -opc) (commandline -ct)
+    kubectl-flash __complete $words[2..] 2>/dev/null
+end
+complete -c kubectl-flash -f -a '(__kubectl_flash)'
+complete -c kubectl-flash -s f -l file -r -F
+complete -c kubectl-flash -l sysfs -r -F
+""",
+}
+
+
+def script(shell: str) -> str:
+    """The script to source in a shell of this kind."""
+    return _SCRIPTS[shell]
+
+
+def candidates(words: Sequence[str]) -> list[str]:
+    """What may stand in place of the last word, which is the one under the cursor."""
+    current = words[-1] if words else ""
+    before = words[-2] if len(words) > 1 else ""
+    if before in _FILES:
+        return []
+    if before in _VALUES:
+        return _starting(_VALUES[before], current)
+    command = next((word for word in words[:-1] if word in _COMMANDS), None)
+    if command is None:
+        return _starting(_COMMANDS, current)
+    if command == "completion":
+        return _starting(SHELLS, current)
+    if current.startswith("-"):
+        return _starting((*_OPTIONS, *(("--matrix",) if command == "pairs" else ())), current)
+    return _starting(_nodes(), current)
+
+
+def _starting(offers: Sequence[str], current: str) -> list[str]:
+    return [offer for offer in offers if offer.startswith(current)]
+
+
+def _nodes() -> list[str]:
+    """Names of the cluster's FlashNodes; none when it does not answer at once, or kubectl is not there."""
+    argv = ["kubectl", "get", "flashnodes", "-o", "name", f"--request-timeout={_SECONDS}"]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=5, check=False, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return []  # completion that fails offers nothing; the command itself will say what is wrong
+    return [line.rpartition("/")[2] for line in done.stdout.split()]
+
+
+def for_kubectl() -> int:
+    """`kubectl_complete-flash`: what kubectl runs to complete `kubectl flash ...`."""
+    words = sys.argv[1:]
+    print("\n".join([*candidates(words), _FILES_TOO if len(words) > 1 and words[-2] in _FILES else _NO_FILES]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(for_kubectl())
