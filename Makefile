@@ -63,6 +63,10 @@ machine: lab-build ## two virtual servers: real kernels, NVMe, NVMe/TCP
 bench: lab-build ## idle CPU and memory, apply-to-Ready, fio ratios; writes bench/results.json
 	PYTHONPATH=e2e:bench $(PY) -m run_bench
 
+.PHONY: bench-pairing
+bench-pairing: venv ## how long it takes to pair GPUs with SSDs; needs no server
+	PYTHONPATH=bench $(PY) -m run_pairing
+
 .PHONY: image
 image: ## the container image: by docker or podman, else by buildah into build/image.tar; IMAGE=name:tag
 	@scripts/build-image $(IMAGE)

@@ -18,8 +18,8 @@ from fleet import REPO, Fleet, attachment, pool, volume
 from lab import image
 from lab.lab import Lab
 from lab.servers import boot
+from results import report
 
-RESULTS = Path(__file__).parent / "results.json"
 IDLE_SECONDS = 60
 REPEATS = 3
 FIO = (
@@ -137,21 +137,11 @@ def data_path(fleet: Fleet) -> dict[str, float]:
     }
 
 
-def report(found: dict[str, float]) -> None:
-    """Prints results and adds them to the file, so that a run that is cut short keeps what it has."""
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    known |= {key: round(value, 3) for key, value in found.items()}
-    RESULTS.write_text(json.dumps(known, indent=2) + "\n")
-    for key, value in found.items():
-        print(f"{key:36} {value:10.3f}", flush=True)
-
-
 def main() -> int:
     """Measures everything and writes it down."""
     image.app_image(REPO, image.server_image(REPO).tree)
     with Lab(f"bench-{os.getpid()}") as lab:
         fleet = Fleet(lab, boot(lab, REPO, ("gpu-a", "gpu-b")))
-        RESULTS.unlink(missing_ok=True)
         began = time.monotonic()
         fleet.start()
         for name in fleet.servers:

@@ -19,6 +19,7 @@ from kubeflash.domain.carving import CarvePlan, plan_volumes
 from kubeflash.domain.connecting import plan_connections
 from kubeflash.domain.exporting import ExportPlan, plan_exports
 from kubeflash.domain.names import agent_lease
+from kubeflash.domain.pairs import changes, got_worse
 from kubeflash.domain.sealing import public_key
 from kubeflash.domain.steps import (
     Connect,
@@ -40,6 +41,7 @@ from kubeflash.kube import runtime
 from kubeflash.kube.builtin import Namespace, Node
 from kubeflash.kube.client import Client, api_version
 from kubeflash.kube.errors import Conflict, KubeError, ServerError, Unreachable
+from kubeflash.kube.events import EVENT, event
 from kubeflash.kube.feed import Feed, Watch
 from kubeflash.kube.leases import Lease, LeaseHeld
 from kubeflash.kube.writes import Write
@@ -283,12 +285,38 @@ class Agent:
     async def _report(self, node: FlashNode, observation: Observation, plan: Plan) -> None:
         pools = self._selected(observation)
         now = datetime.now(UTC)
-        await self._send(report_node(node, observation, pools, self._public, now))
+        written = report_node(node, observation, pools, self._public, now)
+        if written is not None and await self.feed.send(written):
+            await self._tell_changes(node)
         for volume in list(self.feed.of(FlashVolume).values()):
             await self._report_volume(volume, observation, plan)
         for attachment in list(self.feed.of(FlashAttachment).values()):
             nqn = attachment.status.fabric.nqn if attachment.status.fabric else ""
             await self._send(report_attachment(attachment, observation, self._failures.get(nqn, ""), now))
+
+    async def _tell_changes(self, node: FlashNode) -> None:
+        """An event about pairs that changed since `node` was read. The first pairs of a server are no change."""
+        now = self.feed.of(FlashNode).get(self._node)
+        if now is None or not node.status.system_uuid:
+            return
+        before, pairs = node.status.pairs, now.status.pairs
+        said = changes(before, pairs)
+        if not said:
+            return
+        log.info("pairs changed: %s", "; ".join(said))
+        body = event(
+            node,
+            kind="Warning" if got_worse(before, pairs) else "Normal",
+            reason="PairsChanged",
+            action="Pair",
+            note="; ".join(said),
+            component="agent",
+            now=datetime.now(UTC),
+        )
+        try:
+            await asyncio.to_thread(self._client.create, EVENT, body, body["metadata"]["namespace"])
+        except KubeError as error:
+            log.warning("the event about it could not be written: %s", error)
 
     async def _report_volume(self, volume: FlashVolume, observation: Observation, plan: Plan) -> None:
         exported = dict(volume.status.exported)

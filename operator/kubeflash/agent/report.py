@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from kubeflash.agent.observation import Observation
+from kubeflash.agent.pairs import SOUND, report_pairs
 from kubeflash.agent.wishes import is_released
 from kubeflash.api.quantity import Quantity, human_bytes
 from kubeflash.api.v1alpha1 import (
@@ -19,6 +20,7 @@ from kubeflash.api.v1alpha1 import (
     FlashVolumeStatus,
     Gpu,
     Nearest,
+    NodePair,
     NodeSummary,
     Ssd,
 )
@@ -27,11 +29,14 @@ from kubeflash.domain.carving import SsdState, judge, volumes_of
 from kubeflash.domain.conditions import Finding, false, merge, true
 from kubeflash.domain.connecting import view_attachment
 from kubeflash.domain.names import partition_link
+from kubeflash.domain.pairs import best_of
+from kubeflash.host.gpus import NO_GPU_FACTS, GpuFacts
 from kubeflash.host.inventory import Inventory
 from kubeflash.host.nvme import NvmeSsd
 from kubeflash.kube.writes import Apply, differs, status_json
-from kubeflash.topology.pairing import pair
-from kubeflash.topology.tree import to_location
+from kubeflash.topology.analysis import is_neighbour
+from kubeflash.topology.flashnode import to_location
+from kubeflash.topology.tree import PciDevice
 
 MANAGER = "kubeflash-agent"
 NODE_FIELDS = (
@@ -43,6 +48,9 @@ NODE_FIELDS = (
     "addresses",
     "gpus",
     "ssds",
+    "pairs",
+    "best",
+    "switched",
     "summary",
 )
 VOLUME_FIELDS = ("bytes", "device", "refused", "exported")
@@ -77,23 +85,25 @@ def _ssd(ssd: NvmeSsd, observation: Observation, pool: str | None) -> Ssd:
     )
 
 
-def report_gpus(inventory: Inventory, ssds: list[Ssd]) -> list[Gpu]:
+def report_gpus(inventory: Inventory, pairs: Sequence[NodePair]) -> list[Gpu]:
     """The GPUs, each with the nearest SSD that is not somebody else's."""
-    by_address = {ssd.address: ssd for ssd in ssds if ssd.state != "Foreign"}
-    pairs = pair(inventory.gpus, [ssd.pci for ssd in inventory.ssds if ssd.pci.address in by_address])
     nearest = {
-        item.gpu: Nearest(ssd=by_address[item.ssd].id, address=item.ssd, distance=item.distance) for item in pairs
+        gpu: Nearest(ssd=item.id, address=item.ssd, distance=item.distance) for gpu, item in best_of(pairs).items()
     }
-    return [
-        Gpu(
-            **to_location(gpu).model_dump(),
-            vendor=gpu.vendor,
-            device=gpu.device,
-            device_class=gpu.class_code,
-            nearest=nearest.get(gpu.address),
-        )
-        for gpu in inventory.gpus
-    ]
+    return [_gpu(gpu, inventory.gpu_facts.get(gpu.address, NO_GPU_FACTS), nearest) for gpu in inventory.gpus]
+
+
+def _gpu(gpu: PciDevice, facts: GpuFacts, nearest: Mapping[str, Nearest]) -> Gpu:
+    return Gpu(
+        **to_location(gpu, gpu=True).model_dump(),
+        vendor=gpu.vendor,
+        device=gpu.device,
+        device_class=gpu.class_code,
+        model=facts.model,
+        uuid=facts.uuid,
+        minor=facts.minor,
+        nearest=nearest.get(gpu.address),
+    )
 
 
 def report_node(
@@ -102,7 +112,8 @@ def report_node(
     """The server's own status; None when it says so already."""
     inventory = observation.inventory
     ssds = report_ssds(observation, pools)
-    gpus = report_gpus(inventory, ssds)
+    pairs = report_pairs(node, inventory, ssds, now)
+    gpus = report_gpus(inventory, pairs.pairs)
     generation = node.metadata.generation
     status = FlashNodeStatus(
         observed_generation=generation,
@@ -113,11 +124,15 @@ def report_node(
         addresses=list(observation.addresses),
         gpus=gpus,
         ssds=ssds,
-        summary=_summary(gpus, ssds),
+        pairs=pairs.pairs,
+        best=pairs.best,
+        switched=inventory.switched,
+        summary=_summary(gpus, ssds, inventory),
     )
-    conditions = merge(node.status.conditions, [_ready(node, observation)], generation=generation, now=now)
+    findings = [_ready(node, observation), pairs.sound]
+    conditions = merge(node.status.conditions, findings, generation=generation, now=now)
     intent = status_json(status, NODE_FIELDS, conditions)
-    return Apply(node, intent, MANAGER) if differs(node.status, intent, NODE_FIELDS, ("Ready",)) else None
+    return Apply(node, intent, MANAGER) if differs(node.status, intent, NODE_FIELDS, ("Ready", SOUND)) else None
 
 
 def _ready(node: FlashNode, observation: Observation) -> Finding:
@@ -129,8 +144,9 @@ def _ready(node: FlashNode, observation: Observation) -> Finding:
     return true("Ready", "AgentRunning")
 
 
-def _summary(gpus: list[Gpu], ssds: list[Ssd]) -> NodeSummary:
-    distances = [gpu.nearest.distance for gpu in gpus if gpu.nearest is not None and gpu.nearest.distance.is_neighbour]
+def _summary(gpus: list[Gpu], ssds: list[Ssd], inventory: Inventory) -> NodeSummary:
+    every = [gpu.nearest.distance for gpu in gpus if gpu.nearest is not None]
+    distances = [item for item in every if is_neighbour(item, switches=inventory.switched)]
     farthest = f" {max(distances, key=lambda item: item.rank)}" if distances else ""
     return NodeSummary(
         gpus=len(gpus),

@@ -19,6 +19,7 @@ from kubeflash.domain.names import export_identity
 from kubeflash.domain.placement import Placement, Refusal, place
 from kubeflash.domain.pools import allows
 from kubeflash.kube.writes import Apply, Patch, Write, differs, status_json
+from kubeflash.topology.analysis import is_neighbour
 
 MANAGER = "kubeflash-controller"
 FIELDS = ("observedGeneration", "nodeName", "ssd", "distance", "release", "wanted")
@@ -78,13 +79,13 @@ def _place(volume: FlashVolume, snapshot: Snapshot) -> tuple[FlashVolumeStatus, 
     stays = current.ssd not in refusals or was_carved(volume)
     if current.node_name is not None and current.ssd is not None and stays:
         kept = FlashVolumeStatus(node_name=current.node_name, ssd=current.ssd, distance=current.distance)
-        return kept, _placed(volume, Placement(current.node_name, current.ssd, current.distance))
+        return kept, _placed(volume, Placement(current.node_name, current.ssd, current.distance), snapshot)
     pool = snapshot.pools.get(volume.spec.pool)
     verdict = _may_use(volume, pool, snapshot) or _id_taken(volume, snapshot)
     found_again = _found_again(volume, snapshot)
     if verdict is None and found_again is not None:
         placed = FlashVolumeStatus(node_name=found_again.node, ssd=found_again.ssd)
-        return placed, _placed(volume, found_again)
+        return placed, _placed(volume, found_again, snapshot)
     if verdict is None and pool is not None:
         others = {key: other for key, other in snapshot.volumes.items() if key != volume.key}
         found = place(
@@ -96,7 +97,7 @@ def _place(volume: FlashVolume, snapshot: Snapshot) -> tuple[FlashVolumeStatus, 
         )
         if isinstance(found, Placement):
             placed = FlashVolumeStatus(node_name=found.node, ssd=found.ssd, distance=found.distance)
-            return placed, _placed(volume, found)
+            return placed, _placed(volume, found, snapshot)
         verdict = found
     assert verdict is not None
     return FlashVolumeStatus(), [false("Placed", verdict.reason, verdict.message)]
@@ -154,12 +155,14 @@ def _found_again(volume: FlashVolume, snapshot: Snapshot) -> Placement | None:
     return where[0] if len(where) == 1 else None
 
 
-def _placed(volume: FlashVolume, placement: Placement) -> list[Finding]:
+def _placed(volume: FlashVolume, placement: Placement, snapshot: Snapshot) -> list[Finding]:
     reason = "Settled" if was_carved(volume) and volume.status.ssd == placement.ssd else "Placed"
     findings = [true("Placed", reason, f"on SSD {placement.ssd} of server {placement.node}")]
     if placement.distance is not None and volume.spec.near is not None:
         words = f"SSD {placement.ssd} is {placement.distance} from GPU {volume.spec.near.gpu}"
-        near = placement.distance.is_neighbour
+        server = snapshot.nodes.get(placement.node)
+        switches = server is None or server.status.switched is not False
+        near = is_neighbour(placement.distance, switches=switches)
         findings.append(
             true("Neighbour", "Neighbour", words)
             if near
@@ -249,5 +252,5 @@ def _release(volume: FlashVolume, snapshot: Snapshot) -> list[Write]:
         release=True if volume.status.release or not attachments else None,
         wanted=_wanted(volume, snapshot) if attachments else {},
     )
-    placed = _placed(volume, Placement(node_name, volume.status.ssd or "", None))[:1] if node_name else []
+    placed = _placed(volume, Placement(node_name, volume.status.ssd or "", None), snapshot)[:1] if node_name else []
     return _status(volume, status, [ready, *placed], snapshot)

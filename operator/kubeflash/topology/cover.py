@@ -1,16 +1,16 @@
 """The fairest edge cover of a bipartite graph, by minimum cost flow. Pure.
 
-Every node of both sides gets at least one edge; the sum of the squares of the nodes' numbers of edges is least, and then
-the sum of the edges' own costs. It is a flow from a source over the right nodes and the chosen edges to the left nodes
-and a sink, in which a node's n-th unit costs 2n - 1 (together n squared) and its first one is rewarded beyond anything
-that the rest can cost. Costs that grow with the flow are what successive cheapest paths solve exactly (Ahuja, Magnanti,
-Orlin, "Network Flows", 9.7 and 14.4).
+Every node of both sides gets at least one edge; the sum of the squares of the nodes' numbers of edges is least, and
+then the sum of the edges' own costs. It is a flow from a source over the right nodes and the chosen edges to the left
+nodes and a sink, in which a node's n-th unit costs 2n - 1 (together n squared) and its first one is rewarded beyond
+anything that the rest can cost. Costs that grow with the flow are what successive cheapest paths solve exactly (Ahuja,
+Magnanti, Orlin, "Network Flows", 9.7 and 14.4).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 def cheapest_cover(left: int, right: int, costs: Mapping[tuple[int, int], tuple[int, ...]]) -> list[tuple[int, int]]:
@@ -28,7 +28,9 @@ def cheapest_cover(left: int, right: int, costs: Mapping[tuple[int, int], tuple[
     if {a for a, _ in costs} != set(range(left)) or {b for _, b in costs} != set(range(right)):
         raise ValueError("a node without an edge cannot be covered")
     flow = _Flow(left, right, _as_one_number(costs))
-    while flow.add_unit():
+    for node in range(right):  # each needs one unit in any case: found by itself, the search is short
+        flow.add_unit([node])
+    while flow.add_unit(range(right)):
         pass
     return sorted(flow.chosen)
 
@@ -51,43 +53,49 @@ class _Flow:
         self.chosen: set[tuple[int, int]] = set()
         self._weight = weight
         self._uses_left, self._uses_right = [0] * left, [0] * right
-        self._of_left: list[list[tuple[int, int]]] = [[] for _ in range(left)]
+        self._chosen_of_left: list[set[tuple[int, int]]] = [set() for _ in range(left)]
         self._of_right: list[list[tuple[int, int]]] = [[] for _ in range(right)]
         for edge in weight:
-            self._of_left[edge[0]].append(edge)
             self._of_right[edge[1]].append(edge)
         self._square = 1 + 2 * sum(abs(value) for value in weight.values())  # fairness outweighs all edges
         self._reward = self._square * (2 * len(weight) + 2) ** 2  # covering one more node outweighs all fairness
 
-    def add_unit(self) -> bool:
-        """Adds one unit of flow by the cheapest way; False when none makes the whole cheaper."""
-        cost_right = [self._unit(uses) for uses in self._uses_right]
+    def add_unit(self, starts: Iterable[int]) -> bool:
+        """Adds one unit of flow by the cheapest way from one of these right nodes; False when none is worth it."""
+        cost_right: list[int | None] = [None] * len(self._uses_right)
+        queue = deque(starts)
+        for node in queue:
+            cost_right[node] = self._unit(self._uses_right[node])
         cost_left: list[int | None] = [None] * len(self._uses_left)
         by_left: list[tuple[int, int] | None] = [None] * len(cost_left)  # the edge by which a node is reached
         by_right: list[tuple[int, int] | None] = [None] * len(cost_right)
         # Bellman's and Ford's search: edges can be negative, cycles cannot, since every flow so far was the cheapest
-        queue = deque(range(len(cost_right)))
         waiting = set(queue)
         while queue:
             right = queue.popleft()
             waiting.discard(right)
+            so_far = cost_right[right]
+            assert so_far is not None
             for edge in self._of_right[right]:
                 if edge in self.chosen:
                     continue
-                left, cost = edge[0], cost_right[right] + self._weight[edge]
+                left, cost = edge[0], so_far + self._weight[edge]
                 known = cost_left[left]
                 if known is not None and known <= cost:
                     continue
                 cost_left[left], by_left[left] = cost, edge
-                for back in self._of_left[left]:
-                    if back in self.chosen and cost - self._weight[back] < cost_right[back[1]]:
-                        cost_right[back[1]], by_right[back[1]] = cost - self._weight[back], back
-                        if back[1] not in waiting:
-                            waiting.add(back[1])
-                            queue.append(back[1])
-        total, end = min(
+                for back in self._chosen_of_left[left]:
+                    node, less = back[1], cost - self._weight[back]
+                    known = cost_right[node]
+                    if known is None or less < known:
+                        cost_right[node], by_right[node] = less, back
+                        if node not in waiting:
+                            waiting.add(node)
+                            queue.append(node)
+        ends = [
             (cost + self._unit(self._uses_left[left]), left) for left, cost in enumerate(cost_left) if cost is not None
-        )
+        ]
+        total, end = min(ends, default=(0, 0))
         if total >= 0:
             return False
         self._uses_left[end] += 1
@@ -105,8 +113,10 @@ class _Flow:
             forward = by_left[left]
             assert forward is not None
             self.chosen.add(forward)
+            self._chosen_of_left[left].add(forward)
             back = by_right[forward[1]]
             if back is None:
                 return forward[1]
-            self.chosen.discard(back)
             left = back[0]
+            self.chosen.discard(back)
+            self._chosen_of_left[left].discard(back)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from dataclasses import replace
 
 import pytest
 
@@ -58,7 +59,14 @@ def device(text: str, *, numa: int | None = 0) -> PciDevice:
         pytest.param("4a R4a:01.0 4b:00.0", "4a R4a:01.0 4b:00.1", "PIX", id="two functions under a root port"),
         pytest.param("4a R4a:01.0 4b:00.0", "4a R4a:01.0 4b:01.0", "PIX", id="ARI: functions beyond seven"),
         pytest.param("4a R4a:01.0 U4b:00.0 D4c:00.0 4d:00.0", "4a R4a:01.0 4b:00.1", "PIX", id="beside the upstream"),
+        pytest.param(
+            "4a R4a:01.0 U4b:00.0 D4c:00.0 4d:00.0",
+            "4a R4a:01.0 U4b:00.1 D50:00.0 51:00.0",
+            "PIX",
+            id="two functions of one switch's upstream port",
+        ),
         pytest.param("4a R4a:01.0 4b:00.0", "4a R4a:02.0 4c:00.0", "PHB", id="two root ports of a host bridge"),
+        pytest.param("4a R4a:01.0 4b:00.0", "4a R4a:01.0 4b:00.4", "PIX", id="a device and its virtual function"),
         pytest.param(
             "4a R4a:01.0 U4b:00.0 D4c:00.0 4d:00.0", "4a R4a:02.0 5b:00.0", "PHB", id="switch and another root port"
         ),
@@ -92,17 +100,70 @@ def test_distance(one: str, other: str, expected: str):
 @pytest.mark.parametrize(
     ("one", "other", "expected"),
     [
-        (None, None, "SYS"),
-        (0, None, "SYS"),
-        (None, 0, "SYS"),
+        (None, None, "unknown"),
+        (0, None, "unknown"),
+        (None, 0, "unknown"),
         (0, 1, "SYS"),
         (1, 1, "NODE"),
     ],
 )
-def test_between_host_bridges_only_numa_nodes_known_to_be_equal_are_near(
+def test_between_host_bridges_numa_nodes_stand_for_sockets_and_what_nobody_says_is_unknown(
     one: int | None, other: int | None, expected: str
 ):
     assert distance(device("4a R4a:01.0 4b:00.0", numa=one), device("5a R5a:01.0 5b:00.0", numa=other)) == expected
+
+
+@pytest.mark.parametrize(
+    ("numa", "sockets", "expected"),
+    [
+        pytest.param((0, 1), (0, 0), "NODE", id="one socket in several NUMA nodes"),
+        pytest.param((0, 4), (0, 1), "SYS", id="across sockets"),
+        pytest.param((None, None), (0, 0), "NODE", id="a machine with one socket"),
+        pytest.param((0, 0), (None, 0), "NODE", id="a NUMA node of which one device does not say the socket"),
+        pytest.param((0, None), (None, 0), "unknown", id="nothing that can be compared"),
+    ],
+)
+def test_sockets_decide_where_they_are_known(numa, sockets, expected: str):
+    one = replace(device("4a R4a:01.0 4b:00.0", numa=numa[0]), socket=sockets[0])
+    other = replace(device("5a R5a:01.0 5b:00.0", numa=numa[1]), socket=sockets[1])
+    assert distance(one, other) == expected
+
+
+WAYLESS = PciDevice("0000:4b:00.0", "", "", "", 0, "pci0000:4a", path=None)
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        pytest.param(replace(WAYLESS, address="0000:4b:00.1"), "PIX", id="a function of the same device"),
+        pytest.param(replace(WAYLESS, address="0000:4c:00.0"), "unknown", id="the same host bridge, no way"),
+        pytest.param(device("4a R4a:01.0 4c:00.0"), "unknown", id="the way of the other alone is known"),
+        pytest.param(device("5a R5a:01.0 5b:00.0"), "NODE", id="another host bridge of the node"),
+        pytest.param(device("5a R5a:01.0 5b:00.0", numa=1), "SYS", id="another node"),
+        pytest.param(device("5a R5a:01.0 5b:00.0", numa=None), "unknown", id="another host bridge, no node"),
+        pytest.param(replace(WAYLESS, address="0000:4c:00.0", root_complex=""), "unknown", id="no host bridge"),
+        pytest.param(
+            replace(WAYLESS, address="0000:4c:00.0", root_complex="", numa_node=1),
+            "SYS",
+            id="no host bridge, other node",
+        ),
+    ],
+)
+def test_a_way_that_nobody_says_is_unknown_unless_something_else_decides(other: PciDevice, expected: str):
+    assert distance(WAYLESS, other) == expected
+    assert distance(other, WAYLESS) == expected
+
+
+def test_a_domain_of_which_nobody_says_where_it_hangs():
+    """An Intel VMD in hwloc or lspci: its devices know each other, and may be on any host bridge of their node."""
+    inside = [
+        replace(device(f"e0 R10000:e0:0{n}.0 10000:e{n}:00.0"), root_complex="pci10000:e0", detached=True)
+        for n in (1, 2)
+    ]
+    outside = device("4a R4a:01.0 4b:00.0")
+    assert distance(*inside) is Distance.PHB
+    assert distance(inside[0], outside) is Distance.UNKNOWN
+    assert distance(inside[0], replace(outside, numa_node=1)) is Distance.SYS
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from kubeflash.topology.tree import Hop, PciDevice, PciTree, address_key, from_location, to_location
+from kubeflash.topology.tree import Hop, PciDevice, PciTree, address_key
 
 
 def device(address: str, *hops: str, root_complex: str = "pci0000:00") -> PciDevice:
@@ -43,10 +43,3 @@ def test_what_is_below_a_bridge():
     assert tree.below("pci0000:80") == (far,)
     assert tree.below("0000:03:00.0") == ()
     assert tree.root_complexes == ("pci0000:00", "pci0000:80")
-
-
-def test_a_place_survives_the_api():
-    there = PciDevice(
-        "10000:e1:00.0", "", "", "", 1, "pci0000:e0", (Hop("0000:e0:05.5"), Hop("10000:e0:02.0", "RootPort"))
-    )
-    assert from_location(to_location(there)) == there

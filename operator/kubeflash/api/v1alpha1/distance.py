@@ -27,6 +27,11 @@ class Distance(StrEnum):
         return _RANKS[self]
 
     @property
+    def is_known(self) -> bool:
+        """Whether it can be told at all."""
+        return self is not Distance.UNKNOWN
+
+    @property
     def is_neighbour(self) -> bool:
         """Whether no host bridge lies between. PHB counts only where a platform has no switches: the caller says so."""
         return self.rank <= Distance.PXB.rank

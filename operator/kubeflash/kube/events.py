@@ -1,0 +1,65 @@
+"""Events: what happened to an object, for people who `kubectl describe` it. Nothing depends on one having been seen."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from kubeflash.api.v1alpha1 import KindInfo, Resource
+from kubeflash.kube.client import api_version
+
+EVENT = KindInfo(
+    kind="Event",
+    plural="events",
+    short=(),
+    scope="Namespaced",
+    columns=(),
+    group="events.k8s.io",
+    version="v1",
+)
+CLUSTER_NAMESPACE = "default"
+"""Where events about objects without a namespace must be."""
+_NOTE = 1024  # characters that the API server takes
+
+
+def event(
+    regarding: Resource,
+    *,
+    kind: Literal["Normal", "Warning"],
+    reason: str,
+    action: str,
+    note: str,
+    component: str,
+    now: datetime,
+) -> dict[str, Any]:
+    """The body of an Event about an object.
+
+    Args:
+        regarding: the object.
+        kind: Warning where somebody should look.
+        reason: one CamelCase word that says what happened, for programs.
+        action: one CamelCase word that says what was done.
+        note: what happened, for people; shortened where it is too long.
+        component: which program says so; its name and the object's make the instance.
+        now: when.
+    """
+    meta = regarding.metadata
+    return {
+        "apiVersion": api_version(EVENT),
+        "kind": EVENT.kind,
+        "metadata": {"generateName": f"{meta.name[:50]}.", "namespace": meta.namespace or CLUSTER_NAMESPACE},
+        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "type": kind,
+        "reason": reason,
+        "action": action,
+        "note": note if len(note) <= _NOTE else note[: _NOTE - 1] + "…",
+        "regarding": {
+            "apiVersion": api_version(regarding.info),
+            "kind": regarding.info.kind,
+            "name": meta.name,
+            "uid": meta.uid,
+            **({"namespace": meta.namespace} if meta.namespace else {}),
+        },
+        "reportingController": f"kubeflash.io/{component}",
+        "reportingInstance": f"{component}-{meta.name}"[:128],
+    }
