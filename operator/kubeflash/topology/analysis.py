@@ -14,7 +14,6 @@ from kubeflash.topology.pairing import Pair, pair
 from kubeflash.topology.server import Server
 from kubeflash.topology.tree import PciDevice, Step
 
-
 _NAMED = 2
 """How many GPUs are named in a sentence; more are counted."""
 

@@ -54,7 +54,7 @@ def from_location(location: PciLocation, class_code: str = "") -> PciDevice:
 def server_of(node: FlashNode) -> Server:
     """The server that a FlashNode tells of: its GPUs and SSDs, and the bridges above them.
 
-    An SSD with several namespaces is one device: its bytes are added up, and it is left alone only when all of them are.
+    An SSD with several namespaces is one device: its bytes are added up, and it is left alone when all of them are.
     """
     status = node.status
     devices = [from_location(gpu, gpu.device_class) for gpu in status.gpus]

@@ -21,15 +21,21 @@ from functools import lru_cache
 from xml.parsers import expat
 
 from kubeflash.topology.errors import BadDump
+from kubeflash.topology.reading import (
+    MOST_DEVICES,
+    address_of,
+    behind_vmd,
+    is_vmd,
+    join_vmd_domains,
+    plain,
+    root_complex_of,
+)
 from kubeflash.topology.server import Facts, Listing
 from kubeflash.topology.tree import UNSAID, Hop, Link, PciDevice
 
-MOST_DEVICES = 65536
-"""As many functions as one PCI domain can have; no server comes near."""
 _MOST_ELEMENTS = 1_000_000  # a server with 1000 processors has 30,000
 _DEEPEST = 256
 _LONGEST_TAG = 1 << 20
-_LONGEST_NAME = 256
 
 _BUSID = re.compile(r"([0-9a-f]{1,8}):([0-9a-f]{1,2}):([01]?[0-9a-f])\.([0-7])")
 _BUSES = re.compile(r"([0-9a-f]{1,8}):\[([0-9a-f]{2})-([0-9a-f]{2})\]")
@@ -37,7 +43,6 @@ _IDS = re.compile(
     r"([0-9a-f]{4}) \[([0-9a-f]{4}):([0-9a-f]{4})\] \[[0-9a-f]{4}:[0-9a-f]{4}\] [0-9a-f]{2}(?: ([0-9a-f]{2}))?"
 )
 _NAMESPACE = re.compile(r"nvme[0-9]{1,9}(?:c[0-9]{1,9})?n([0-9]{1,9})")  # nvme0n1; a path of it: nvme0c0n1
-_VMD_DOMAIN = 0x10000  # Linux numbers the domains behind VMDs from here (drivers/pci/controller/vmd.c)
 
 _INFOS = frozenset(
     {"HostName", "PCIDevice", "GPUModel", "NVIDIAUUID", "AMDUUID", "Model", "SerialNumber", "Size"},
@@ -62,71 +67,6 @@ def parse(content: bytes) -> Listing:
             f"the XML is damaged or incomplete in line {error.lineno}: {expat.ErrorString(error.code)}"
         ) from error
     return reader.listing()
-
-
-def plain(text: str) -> str:
-    """A name out of a dump, fit for one line of a terminal: no control characters, and not too long."""
-    kept = "".join(character if character.isprintable() else " " for character in text[:_LONGEST_NAME])
-    return " ".join(kept.split())
-
-
-def address_of(domain: int, bus: int, device: int, function: int) -> str:
-    """A PCI address as sysfs writes it."""
-    return f"{domain:04x}:{bus:02x}:{device:02x}.{function}"
-
-
-def root_complex_of(domain: int, bus: int) -> str:
-    """The name in sysfs of a host bridge with this root bus."""
-    return f"pci{domain:04x}:{bus:02x}"
-
-
-def join_vmd_domains(
-    devices: Sequence[PciDevice], controllers: Sequence[PciDevice]
-) -> tuple[tuple[PciDevice, ...], tuple[str, ...]]:
-    """The devices in domains of Intel VMDs, hung on the host bridge of their VMD where it is certain which one.
-
-    Neither hwloc nor lspci says which VMD a domain belongs to: it is certain with one VMD and one such domain.
-
-    Args:
-        devices: all of the server.
-        controllers: the VMDs among them.
-
-    Returns:
-        All devices, and what is not said, in sentences.
-    """
-    domains = {domain for domain in {device.address.partition(":")[0] for device in devices} if _behind_vmd(domain)}
-    if not domains:
-        return tuple(devices), ()
-    if len(domains) == 1 and len(controllers) == 1:
-        (vmd,) = controllers
-        above = None if vmd.path is None else (*vmd.path, Hop(vmd.address))
-        return tuple(
-            replace(
-                device,
-                root_complex=vmd.root_complex,
-                path=None if above is None or device.path is None else (*above, *device.path),
-                numa_node=vmd.numa_node if device.numa_node is None else device.numa_node,
-                socket=vmd.socket if device.socket is None else device.socket,
-                detached=False,
-            )
-            if device.address.partition(":")[0] in domains
-            else device
-            for device in devices
-        ), ()
-    listed = f"{len(controllers)} VMDs and {len(domains)} domains behind them are listed"
-    return (
-        tuple(replace(d, detached=True) if d.address.partition(":")[0] in domains else d for d in devices),
-        (f"Which Intel VMD a domain such as {min(domains)} is behind is not said: {listed}.",),
-    )
-
-
-def is_vmd(device: PciDevice) -> bool:
-    """Whether it is a RAID controller of Intel's: a VMD has no class of its own."""
-    return device.vendor == "8086" and device.class_code.startswith("0104")
-
-
-def _behind_vmd(domain: str) -> bool:
-    return int(domain, 16) >= _VMD_DOMAIN
 
 
 @dataclass
@@ -248,7 +188,7 @@ class _Reader:
         homeless = sum(device.socket is None for device in devices)
         if homeless:
             said.append(f"Which processor socket {homeless} of {len(devices)} PCI devices are attached to is not said.")
-        if vmds and not any(_behind_vmd(device.address.partition(":")[0]) for device in devices):
+        if vmds and not any(behind_vmd(device.address.partition(":")[0]) for device in devices):
             said.append(
                 f"What is behind the Intel VMD {vmds[0].address} may be left out: most builds of hwloc cannot list it."
             )

@@ -123,7 +123,7 @@ def edges(device: PciDevice) -> tuple[tuple[int, Edge], ...]:
 
 
 def between(one: PciDevice, other: PciDevice) -> tuple[Edge, ...]:
-    """The links that the way between two devices of one server takes, each once. Links between sockets are not known."""
+    """The links that the way between two devices of one server takes, each once; not those between sockets."""
     shared = common(one.way, other.way) if one.root_complex == other.root_complex else 0
     taken = {edge.upper: edge for device in (one, other) for index, edge in edges(device) if index >= shared}
     return tuple(taken.values())

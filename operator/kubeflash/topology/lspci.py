@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 
 from kubeflash.topology.devices import GpuRules, is_nvme
 from kubeflash.topology.errors import BadDump
-from kubeflash.topology.hwloc import MOST_DEVICES, address_of, is_vmd, join_vmd_domains, plain, root_complex_of
+from kubeflash.topology.pciids import BMC_GRAPHICS, CLASSES, MAKERS, MAKERS_BY_LENGTH
+from kubeflash.topology.reading import MOST_DEVICES, address_of, is_vmd, join_vmd_domains, plain, root_complex_of
 from kubeflash.topology.server import Facts, Listing
 from kubeflash.topology.tree import UNSAID, Acs, Hop, HopKind, Link, PciDevice
 
@@ -62,71 +63,6 @@ _PORTS: tuple[tuple[bytes, HopKind], ...] = (
 )
 _ON_ROOT_BUSES = (b"Root Port", b"Root Complex Integrated Endpoint", b"Root Complex Event Collector")
 _NEVER_ON_ROOT_BUSES = (b"Upstream Port", b"Downstream Port", b"PCI-Express to PCI/PCI-X Bridge")
-
-# What pci.ids calls the classes and makers that count here: without -n and -nn, lspci gives names for numbers.
-_CLASSES = {
-    "RAID bus controller": "0104",
-    "SATA controller": "0106",
-    "Serial Attached SCSI controller": "0107",
-    "Non-Volatile memory controller": "0108",
-    "Mass storage controller": "0180",
-    "Ethernet controller": "0200",
-    "Infiniband controller": "0207",
-    "Network controller": "0280",
-    "VGA compatible controller": "0300",
-    "XGA compatible controller": "0301",
-    "3D controller": "0302",
-    "Display controller": "0380",
-    "Audio device": "0403",
-    "Memory controller": "0580",
-    "Host bridge": "0600",
-    "ISA bridge": "0601",
-    "PCI bridge": "0604",
-    "CardBus bridge": "0607",
-    "Semi-transparent PCI-to-PCI bridge": "0609",
-    "Bridge": "0680",
-    "IOMMU": "0806",
-    "System peripheral": "0880",
-    "Co-processor": "0b40",
-    "USB controller": "0c03",
-    "SMBus": "0c05",
-    "Performance counters": "1101",
-    "Signal processing controller": "1180",
-    "Processing accelerators": "1200",
-}
-_MAKERS = {
-    "NVIDIA Corporation": "10de",
-    "nVidia Corporation": "10de",
-    "Advanced Micro Devices, Inc. [AMD/ATI]": "1002",
-    "Advanced Micro Devices [AMD/ATI]": "1002",
-    "Advanced Micro Devices [AMD] nee ATI": "1002",
-    "ATI Technologies Inc": "1002",
-    "Advanced Micro Devices, Inc. [AMD]": "1022",
-    "Advanced Micro Devices [AMD]": "1022",
-    "Intel Corporation": "8086",
-    "ASPEED Technology, Inc.": "1a03",
-    "Matrox Electronics Systems Ltd.": "102b",
-    "Broadcom / LSI": "1000",
-    "LSI Logic / Symbios Logic": "1000",
-    "PLX Technology, Inc.": "10b5",
-    "Mellanox Technologies": "15b3",
-    "Samsung Electronics Co Ltd": "144d",
-    "KIOXIA Corporation": "1e0f",
-    "Toshiba Corporation": "1179",
-    "Micron Technology Inc": "1344",
-    "Solidigm": "025e",
-    "SK hynix": "1c5c",
-    "Sandisk Corp": "15b7",
-    "Western Digital": "1b96",
-    "Seagate Technology PLC": "1bb1",
-    "Phison Electronics Corporation": "1987",
-    "Habana Labs Ltd.": "1da3",
-}
-_BY_LENGTH = sorted(_MAKERS, key=len, reverse=True)
-_BMC_GRAPHICS = {
-    "Rage XL": "4752",
-    "ES1000": "515e",
-}  # AMD's name on a BMC's VGA: kubeflash.topology.devices knows these
 
 _Bus = tuple[int, int]
 """Domain and bus."""
@@ -350,11 +286,11 @@ class _Reader:
             name, function.vendor, function.device = numbers[1], numbers[2], numbers[3]
         elif bare is not None:
             name, function.vendor, function.device = "", bare[1], bare[2]
-        maker = next((known for known in _BY_LENGTH if name.startswith(known)), "")
+        maker = next((known for known in MAKERS_BY_LENGTH if name.startswith(known)), "")
         self._settle_name(function, maker, name[len(maker) :].strip())
 
     def _settle_name(self, function: _Function, maker: str, model: str) -> None:
-        function.vendor = function.vendor or _MAKERS.get(maker, "")
+        function.vendor = function.vendor or MAKERS.get(maker, "")
         self.names_only = self.names_only or not function.vendor
         unnamed = _UNNAMED.fullmatch(model)
         if unnamed is not None:
@@ -362,7 +298,7 @@ class _Reader:
         elif model != "Device":
             function.model = plain(model)
         if not function.device and function.vendor == "1002":
-            function.device = next((number for words, number in _BMC_GRAPHICS.items() if words in model), "")
+            function.device = next((number for words, number in BMC_GRAPHICS.items() if words in model), "")
 
     def _take_field(self, function: _Function, line: bytes) -> None:
         """A line of -vmm."""
@@ -371,7 +307,7 @@ class _Reader:
         if key == b"Class":
             function.kind = _class_of(text)
         elif key == b"Vendor":
-            function.vendor = _number_of(text)[1] or _MAKERS.get(text, "")
+            function.vendor = _number_of(text)[1] or MAKERS.get(text, "")
         elif key == b"Device":
             name, function.device = _number_of(text)
             self._settle_name(function, "", name)
@@ -456,7 +392,7 @@ _WHOLE = frozenset({b"Initial VFs", b"VF offset"})
 def _class_of(text: str) -> str:
     """The class, four digits, out of "3D controller", "3D controller [0302]" or "0302"; empty when it is not known."""
     words, number = _number_of(text)
-    return number or _CLASSES.get(words, "")
+    return number or CLASSES.get(words, "")
 
 
 def _number_of(text: str) -> tuple[str, str]:

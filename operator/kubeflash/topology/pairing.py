@@ -28,11 +28,11 @@ def pair(
     """The pairs of a server, in the order of the GPUs' addresses, then the SSDs'; none when it has no SSDs.
 
     A GPU's SSDs are all at the least distance that there is for it: as many GPUs as possible have one at PIX, then at
-    PXB, and so on, since an SSD can serve several. Every GPU has at least one, and every SSD that is nearest to some GPU
-    is somebody's. Of all sets of pairs for which that is so, the first of these criteria that differs decides:
+    PXB, and so on, since an SSD can serve several. Every GPU has at least one, and every SSD that is nearest to some
+    GPU is somebody's. Of all sets of pairs for which that is so, the first of these criteria that differs decides:
 
-    1. fair: the sum of the squares of the numbers of SSDs that a GPU has, and of GPUs that an SSD serves, is least. Among
-       SSDs that are equally near to the same GPUs these numbers differ by at most one, and no pair is superfluous;
+    1. fair: the sum of the squares of the numbers of SSDs that a GPU has, and of GPUs that an SSD serves, is least.
+       Among SSDs equally near to the same GPUs these numbers differ by at most one, and no pair is superfluous;
     2. as many of the previous pairs as possible stay;
     3. wide: the sum of the bandwidths of the narrowest links is greatest;
     4. the first GPU by address has the first SSD by address that the others allow, and so on.
