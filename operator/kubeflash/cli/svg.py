@@ -20,7 +20,7 @@ from kubeflash.api.quantity import human_bytes
 from kubeflash.api.v1alpha1 import Distance
 from kubeflash.topology.analysis import Analysis, PairView
 from kubeflash.topology.devices import VENDORS
-from kubeflash.topology.faults import Fault
+from kubeflash.topology.faults import Fault, short
 from kubeflash.topology.links import Edge, edges
 from kubeflash.topology.tree import PciDevice, Step
 
@@ -116,11 +116,6 @@ def wrap(text: str, width: float, size: float, most: int) -> list[str]:
             line += " " + rest.pop(0)
         lines.append(fit(line, width, size))
     return lines
-
-
-def short(address: str) -> str:
-    """An address without the domain that nearly all have."""
-    return address.removeprefix("0000:")
 
 
 def short_model(model: str, width: float, size: float) -> str:
