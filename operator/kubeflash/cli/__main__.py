@@ -13,7 +13,7 @@ import yaml
 
 from kubeflash import __version__
 from kubeflash.api.quantity import human_bytes
-from kubeflash.cli import completion, data, svg, text
+from kubeflash.cli import completion, data, picture, text
 from kubeflash.cli.sources import Source, SourceError, from_cluster, from_file, from_machine
 from kubeflash.cli.terminal import Terminal, clean
 from kubeflash.kube.errors import KubeError
@@ -166,7 +166,7 @@ def _all(options: argparse.Namespace, sources: Sequence[Source]) -> str:
     if options.output == "svg":
         if len(analyses) != 1:
             raise SourceError(f"a picture shows one server, these are {len(analyses)}: name one")
-        return svg.draw(analyses[0])
+        return picture.draw(analyses[0])
     if options.output != "text":
         return _data(options.output, [data.document(analysis) for analysis in analyses])
     terminal = Terminal.of(sys.stdout, options.color)

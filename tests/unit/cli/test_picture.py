@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from kubeflash.api.v1alpha1 import Distance
-from kubeflash.cli.svg import draw
+from kubeflash.cli.picture import draw
 from kubeflash.topology.analysis import Analysis, analyse
 from kubeflash.topology.faults import Fault
 from kubeflash.topology.server import Facts, Listing
