@@ -427,6 +427,49 @@ def test_a_refused_ssd_says_why():
     assert "refused: partition table" in shown
 
 
+def test_a_card_says_in_full_what_is_cut_off_on_it():
+    shelf = Shelf()
+    shelf.add("gpu", f"{switch(0x4A, 0)} 4e:00.0", facts=Facts(model="NVIDIA " + "very " * 20 + "long"))
+    reason = "in use: " + "a reason of many words, " * 5 + "at last"
+    shelf.add("ssd", f"{switch(0x4A, 1)} 4f:00.0", facts=Facts(model="KIOXIA KCM7", reason=reason))
+    root = ET.fromstring(draw(shelf.analysis()))
+    tips = {group.findtext(f"{SVG}title", ""): cards(group) for group in root.iter(f"{SVG}g")}
+    gpu, ssd = (
+        next(tip for tip, held in tips.items() if address in held) for address in ("0000:4e:00.0", "0000:4f:00.0")
+    )
+    assert gpu.startswith("G0 4e:00.0: NVIDIA very ")
+    assert "very long;" in gpu
+    assert ssd.startswith("S0 4f:00.0: KIOXIA KCM7;")
+    assert ssd.endswith(f"refused: {reason}")
+    assert not any("at last" in words for words in texts(root))
+
+
+def test_one_remedy_for_differing_messages_says_of_which_device_each_is():
+    shown = texts(ET.fromstring(draw(no_neighbours())))
+    assert "G0, G1: no neighbour SSD: the nearest is at NODE" in shown
+    assert "G2, G3: no neighbour SSD: the nearest is at SYS" in shown
+    assert len([words for words in shown if words.startswith("→ move an SSD")]) == 1
+
+
+def test_of_many_messages_with_one_remedy_the_last_are_counted():
+    found = eight_with_one()
+    faults = [Fault("Kind", address, f"message {n // 2}", "remedy") for n, address in enumerate(found.server.gpus)]
+    everything = [*faults, Fault("Kind", "", "message 4", "remedy")]
+    shown = texts(ET.fromstring(draw(dataclasses.replace(found, faults=tuple(everything)))))
+    assert [words for words in shown if "message" in words] == [f"G{n}, G{n + 1}: message {n // 2}" for n in (0, 2, 4)]
+    assert "+2 more" in shown
+    whole = dataclasses.replace(found, faults=(everything[-1], faults[0]))
+    assert {"message 4", "G0: message 0"} <= set(texts(ET.fromstring(draw(whole))))
+
+
+@pytest.mark.parametrize(
+    ("make", "counted"),
+    [(two, "2 NUMA nodes"), (divided_sockets, "2 sockets"), (eight_with_32, "2 NUMA nodes"), (unplaced, "1 NUMA node")],
+)
+def test_the_heading_counts_nodes_or_where_they_differ_sockets(make, counted):
+    assert any(words.startswith(f"{counted}   ·   ") for words in texts(ET.fromstring(draw(make()))))
+
+
 def test_a_title_of_ones_own():
     assert ET.fromstring(draw(two(), title="Rack <7>")).findtext(f"{SVG}title", "").startswith("Rack <7>")
     assert "Rack <7>" in texts(ET.fromstring(draw(two(), title="Rack <7>")))

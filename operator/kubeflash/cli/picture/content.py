@@ -12,7 +12,7 @@ from kubeflash.cli.picture.looks import GPU_COLOURS, Style
 from kubeflash.cli.picture.words import UNSAID, clean, counted, link_text, rate, text_width, wrap
 from kubeflash.topology.analysis import Analysis, PairView
 from kubeflash.topology.devices import VENDORS
-from kubeflash.topology.faults import Fault
+from kubeflash.topology.faults import Fault, short
 
 
 class Content:
@@ -55,13 +55,11 @@ class Content:
 
     # names
 
-    def gpu(self, address: str) -> str:
-        """G0, G1 and so on, in the order of addresses."""
-        return f"G{self.gpu_numbers[address]}"
-
-    def ssd(self, address: str) -> str:
-        """S0, S1 and so on."""
-        return f"S{self.ssd_numbers[address]}"
+    def name(self, address: str) -> str:
+        """G0, G1 and so on, in the order of addresses; S0, S1 and so on; a bridge's address."""
+        if address in self.gpu_numbers:
+            return f"G{self.gpu_numbers[address]}"
+        return f"S{self.ssd_numbers[address]}" if address in self.ssd_numbers else short(address)
 
     def colour(self, gpu: str) -> str:
         """A GPU's colour."""
@@ -76,13 +74,13 @@ class Content:
         pair = self.pairs[number]
         cell = self.cards[pair.ssd].parent
         # in a narrow card the frame, which is the GPU's, says whose it is
-        gpu = "" if style.brief and cell is not None and cell.owner else self.gpu(pair.gpu)
+        gpu = "" if style.brief and cell is not None and cell.owner else self.name(pair.gpu)
         return "  ".join(part for part in (f"P{number}", gpu, str(pair.distance), rate(pair.gbps)) if part)
 
     def lane_badge(self, number: int) -> str:
         """A pair in short, with both its ends."""
         pair = self.pairs[number]
-        ends = f"{self.gpu(pair.gpu)} → {self.ssd(pair.ssd)}"
+        ends = f"{self.name(pair.gpu)} → {self.name(pair.ssd)}"
         return "   ".join(part for part in (f"P{number}", ends, str(pair.distance), rate(pair.gbps)) if part)
 
     def badge_width(self, number: int, style: Style) -> float:
@@ -222,6 +220,13 @@ class Content:
         maker = VENDORS.get(device.vendor, "") + " " if device.vendor in VENDORS else ""
         ids = f"{maker}{device.vendor}:{device.device}" if device.vendor or device.device else "model not said"
         return clean(fact.model).strip() or ids
+
+    def tip(self, box: Box) -> str:
+        """A card in full: what is cut off on it, or left out."""
+        address = box.addresses[0]
+        parts = [self.model(box), link_text(box.edge, gpu=box.kind == "gpu")]
+        parts += [self.room(box)] if box.kind == "ssd" and self.says_room else []
+        return f"{self.name(address)} {short(address)}: {'; '.join(parts)}"
 
     def room(self, box: Box) -> str:
         """What can be put on an SSD."""

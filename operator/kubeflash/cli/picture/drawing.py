@@ -80,7 +80,7 @@ class _Picture:
         content = self.content
         parts = [f"{self.title}: {content.verdict()[0]}."]
         parts += [
-            f"P{number}: {content.gpu(pair.gpu)} {pair.gpu} with {content.ssd(pair.ssd)} {pair.ssd}, {pair.distance}"
+            f"P{number}: {content.name(pair.gpu)} {pair.gpu} with {content.name(pair.ssd)} {pair.ssd}, {pair.distance}"
             + (f", {rate(pair.gbps)}" if pair.gbps is not None else "")
             + "."
             for number, pair in enumerate(content.pairs)
@@ -102,9 +102,11 @@ class _Picture:
         )
         self.ink.text(x + room / 2, 51, text, 17, most=room - 24, bold=True, middle=True)
         self.ink.text(MARGIN, 46, self.title, 28, most=x - MARGIN - 24, bold=True)
-        nodes = {card.device.numa_node for card in content.cards.values() if card.device is not None} - {None}
+        nodes = {device.numa_node for device in server.tree} - {None}
+        sockets = {device.socket for device in server.tree} - {None}
+        by_socket = sockets and len(sockets) != len(nodes)
         counts = [
-            counted(len(nodes), "NUMA node"),
+            counted(len(sockets), "socket") if by_socket else counted(len(nodes), "NUMA node"),
             counted(len(content.gpu_numbers), "GPU"),
             counted(len(content.ssd_numbers), "NVMe SSD"),
             f"read from {server.source}" if server.source else "",
@@ -119,7 +121,9 @@ class _Picture:
         s, ink = self.style, self.ink
         self._link(box)
         if box.is_card:
+            ink.begin(self.content.tip(box), 'class="device"')
             self._card(box)
+            ink.end()
             return
         if box.kind == "cell":
             if box.near:
@@ -163,9 +167,9 @@ class _Picture:
             self.ink.mark(x + s * 1, y, number, s.scale, tip)
             x += s * 19
         if more:
-            self.ink.put(3, f'<g class="mark"><title>{escape(clean("; ".join(tips[shown:])))}</title>')
+            self.ink.begin("; ".join(tips[shown:]), 'class="mark"')
             self.ink.text(x + s * 1, y + s * 12, f"+{more}", s * 9, most=s * 17, bold=True)
-            self.ink.put(3, "</g>")
+            self.ink.end()
 
     def _link(self, box: Box) -> None:
         """The link above a box: a line from the bar of the bridge, as thick as it is wide."""
@@ -237,9 +241,7 @@ class _Picture:
         s, ink, content = self.style, self.ink, self.content
         address = box.addresses[0]
         refused = bool(self.server.fact(address).reason)
-        name, colour = (
-            (content.gpu(address), content.colour(address)) if box.kind == "gpu" else (content.ssd(address), GREY)
-        )
+        name, colour = content.name(address), content.colour(address) if box.kind == "gpu" else GREY
         stroke = f'stroke="{colour}" stroke-width="{2.5 if box.kind == "gpu" else 1.3}"'
         look = f'fill="{"#eceff1" if refused else "#fff"}" {stroke}' + (' stroke-dasharray="5 3"' if refused else "")
         ink.rect(
@@ -290,7 +292,7 @@ class _Picture:
             says = {True: "peer-to-peer possible", False: "no peer-to-peer", None: "peer-to-peer not said"}
             peers = f"{says[view.peer_to_peer.possible]}: {view.peer_to_peer.why}"
             tip = f"P{pair}: {view.gpu} and {view.ssd}: {view.why}; {peers}"
-            ink.put(3, f'<g class="pair" data-pair="P{pair}"><title>{escape(clean(tip))}</title>')
+            ink.begin(tip, f'class="pair" data-pair="P{pair}"')
         ink.rect(3, x, y, w, s * 17, r=s * 4, more=f'fill="{colour}" stroke="{colour if gpu else INK}"')
         if gpu and self.content.again(gpu):
             more = f'fill="none" stroke="{text_on(colour)}" stroke-width="1.2"'
@@ -300,7 +302,7 @@ class _Picture:
             x + w / 2, y + s * 12.3, text, s * size, most=w - s * 4, bold=True, fill=fill, middle=True, shrink=True
         )
         if pair is not None:
-            ink.put(3, "</g>")
+            ink.end()
 
     def _line(self, number: int, box: Box) -> None:
         """A pair that is not in one cell: out of both cards, and along its lane."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
+
 from kubeflash.api.v1alpha1 import Distance
 from kubeflash.cli.picture.content import Content
 from kubeflash.cli.picture.ink import Ink
@@ -9,7 +12,8 @@ from kubeflash.cli.picture.looks import DASHES, GREY, INK, LINE, MARGIN, thickne
 from kubeflash.cli.picture.words import clean, text_width, wrap
 from kubeflash.topology.faults import Fault, short
 
-_MOST_FAULTS = 6
+_MOST_FAULTS, _MOST_MESSAGES, _MOST_NAMES = 6, 3, 4
+"""Entries of the list, messages in one, devices beside a message; what is more is counted."""
 
 
 _MEANINGS = {
@@ -57,30 +61,29 @@ class Foot:
 
     def _fault(self, ink: Ink, x: float, y: float, width: float, group: list[Fault]) -> float:
         """One entry of the list."""
-        number, fault = self.content.faults.index(group) + 1, group[0]
-        where = [self._name(item.address) for item in group if item.address]
-        head = (
-            fault.kind
-            + ("  " + ", ".join(where[:4]) if where else "")
-            + (f" +{len(where) - 4} more" if len(where) > 4 else "")
-        )
-        ink.mark(x, y, number, 1.1, f"{fault.kind}: {fault.message}")
-        ink.text(x + 28, y + 13, head, 13, most=width - 28, bold=True)
+        kind, remedy = group[0].kind, clean(group[0].remedy)
+        alike: defaultdict[str, list[str]] = defaultdict(list)
+        for fault in group:
+            alike[fault.message].append(fault.address)
+        said = list(alike)
+        if len(alike) > 1:
+            named = [(_some(map(self.content.name, where)), message) for message, where in alike.items()]
+            said = [f"{names}: {message}" if names else message for names, message in named]
+        ink.mark(x, y, self.content.faults.index(group) + 1, 1.1, f"{kind}: {'; '.join(said)}")
+        where = _some(map(self._name, (fault.address for fault in group)))
+        ink.text(x + 28, y + 13, f"{kind}  {where}".rstrip(), 13, most=width - 28, bold=True)
+        lines = [line for message in said[:_MOST_MESSAGES] for line in wrap(clean(message), width - 28, 12, 2)]
+        lines += [f"+{len(said) - _MOST_MESSAGES} more"] if len(said) > _MOST_MESSAGES else []
+        remedies = wrap(f"→ {remedy}", width - 28, 12, 2) if remedy else []
         y += 30
-        for line in wrap(clean(fault.message), width - 28, 12, 2):
-            ink.text(x + 28, y, line, 12, most=width - 28)
-            y += 16
-        for line in wrap(f"→ {clean(fault.remedy)}", width - 28, 12, 2) if fault.remedy else []:
-            ink.text(x + 28, y, line, 12, most=width - 28, fill="#00543a")
+        for line, fill in [*((line, INK) for line in lines), *((line, "#00543a") for line in remedies)]:
+            ink.text(x + 28, y, line, 12, most=width - 28, fill=fill)
             y += 16
         return y
 
     def _name(self, address: str) -> str:
-        if address in self.content.gpu_numbers:
-            return f"{self.content.gpu(address)} {short(address)}"
-        return (
-            f"{self.content.ssd(address)} {short(address)}" if address in self.content.ssd_numbers else short(address)
-        )
+        """G0 or S0 with its address, a bridge's address."""
+        return " ".join(dict.fromkeys((self.content.name(address), short(address))))
 
     def _unsaid(self, ink: Ink, y: float, room: float) -> float:
         if not self.server.unsaid:
@@ -115,3 +118,10 @@ class Foot:
         notes += "A tinted frame holds neighbours. G GPU, S SSD, P pair."
         ink.text(x + 6, y, notes, 12, most=MARGIN + room - x - 6, fill=GREY)
         return y
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first of them, and how many there are beside; faults of the whole server have no name."""
+    found = [name for name in names if name]
+    more = f" +{len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else ""
+    return ", ".join(found[:_MOST_NAMES]) + more

@@ -20,6 +20,14 @@ class Ink:
         """Adds an element."""
         self.layers[layer].append(element)
 
+    def begin(self, tip: str, more: str) -> None:
+        """Begins a group of elements in the uppermost layer, with what a pointer that hovers over it shows."""
+        self.put(3, f"<g {more}><title>{escape(clean(tip))}</title>")
+
+    def end(self) -> None:
+        """Ends it."""
+        self.put(3, "</g>")
+
     def rect(self, layer: int, x: float, y: float, w: float, h: float, *, r: float = 0, more: str = "") -> None:
         """Adds a rectangle with rounded corners."""
         self.put(layer, f'<rect x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}" rx="{r:.1f}" {more}/>')
@@ -55,10 +63,10 @@ class Ink:
         """Adds a warning sign, 17 wide and 15 high to scale, with the number of what is wrong."""
         w, h = 17 * scale, 15 * scale
         path = f"M{x + w / 2:.1f} {y:.1f}L{x + w:.1f} {y + h:.1f}H{x:.1f}z"
-        self.put(3, f'<g class="mark"><title>{escape(clean(tip))}</title>')
+        self.begin(tip, 'class="mark"')
         self.put(3, f'<path d="{path}" fill="{AMBER}" stroke="#000" stroke-linejoin="round"/>')
         self.text(x + w / 2, y + h - 2.5 * scale, str(number), 8.5 * scale, most=w, bold=True, fill="#000", middle=True)
-        self.put(3, "</g>")
+        self.end()
 
 
 def polyline(points: Sequence[tuple[float, float]], radius: float) -> str:
