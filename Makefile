@@ -75,6 +75,10 @@ image: ## the container image: by docker or podman, else by buildah into build/i
 crds: venv ## regenerate crds/ from the models
 	$(PY) -m kubeflash.api.crds crds
 
+.PHONY: docs
+docs: venv ## regenerate tables and pictures in docs/ from the fixtures
+	PYTHONPATH=tests:e2e $(PY) -m support.comparison
+
 .PHONY: lock
 lock: venv ## lock the dependencies anew
 	scripts/lock $(VENV)

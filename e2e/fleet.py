@@ -16,9 +16,10 @@ from typing import Any
 
 import yaml
 
+from lab.controlplane import clean_environment
 from lab.errors import LabTimeout
 from lab.lab import Lab
-from lab.processes import ManagedProcess
+from lab.processes import ManagedProcess, run
 from lab.servers import VirtualServer
 
 REPO = Path(__file__).resolve().parent.parent
@@ -83,6 +84,18 @@ class Fleet:
         """Runs kubectl as the lab's admin; what it printed."""
         done = self.lab.control_plane.kubectl(*words, input=stdin.encode() if stdin else None, timeout=timeout)
         return done.stdout_text
+
+    def flash(self, *words: str, timeout: float = 60) -> str:
+        """Runs `kubectl flash` as the lab's admin, by way of kubectl as a user does it; what it printed.
+
+        Raises:
+            CommandError: It failed.
+        """
+        environment = clean_environment()
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"
+        environment["KUBECONFIG"] = str(self.lab.control_plane.kubeconfig())
+        argv = [self.lab.control_plane.programs.kubectl, "flash", *words]
+        return run(argv, timeout=timeout, env=environment).stdout_text
 
     def apply(self, *objects: JSON) -> None:
         """`kubectl apply` of objects."""

@@ -23,6 +23,7 @@ BOLD, DIM, GREEN, RESET = ("\033[1m", "\033[2m", "\033[32m", "\033[0m") if sys.s
 if os.environ.get("NO_COLOR"):
     BOLD = DIM = GREEN = RESET = ""
 
+PICTURES = REPO / "build" / "demo"
 FIO = (
     "fio --name=x --filename={device} --rw={rw} --bs={bs} --iodepth=8 --ioengine=libaio --direct=1 "
     "--runtime=3 --time_based --size=64M --output-format=terse --terse-version=3"
@@ -34,6 +35,7 @@ NEXT = """
 What to try next, with DEMO_KEEP=1 make demo (or make lab-up):
   make lab-shell                       a shell with kubectl for this cluster
     kubectl get flash -A               everything of KubeFlash's
+    kubectl flash topology             the servers' PCIe trees, pairs and faults
     kubectl explain flashvolume.spec   every field is explained
     kubectl describe flashpool fast    each refused SSD with its reason
   make lab-shell SERVER=gpu-a          a console on a server: lspci -tv, lsblk, nvme list
@@ -91,20 +93,14 @@ class Demo:
         self.say(f"fio on {server} {device}: {mib:.0f} MiB/s in 1 MiB reads, {iops} IOPS in 4 KiB random reads")
 
 
-def show_pairs(fleet: Fleet, demo: Demo) -> None:
-    """Each GPU with its nearest SSD, from the FlashNodes' status."""
+def show_pictures(fleet: Fleet, demo: Demo) -> None:
+    """Each server's tree and pairs on the terminal, and as a picture in a file."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
     for name in fleet.servers:
-        node = fleet.get("flashnode", name, None) or {}
-        ssds = {ssd["id"]: ssd for ssd in node["status"].get("ssds", [])}
-        lines = [f"{name}"]
-        for gpu in node["status"].get("gpus", []):
-            near = gpu.get("nearest")
-            what = f"{near['distance']:<4} {ssds[near['ssd']]['serial']} at {near['address']}" if near else "no SSD"
-            lines.append(f"  GPU {gpu['address']} (NUMA {gpu.get('numaNode', '?')})  nearest: {what}")
-        lines += [
-            f"  left alone: {ssd['serial']}: {ssd['reason']}" for ssd in ssds.values() if ssd["state"] == "Foreign"
-        ]
-        demo.say("\n".join(lines))
+        demo.say(fleet.flash("topology", name, *(["--color", "always"] if BOLD else [])))
+        picture = PICTURES / f"{name}.svg"
+        picture.write_text(fleet.flash("topology", name, "-o", "svg"))
+        demo.say(f"the same as a picture for a slide: {picture.relative_to(REPO)}\n")
 
 
 def run(demo: Demo, fleet: Fleet) -> None:
@@ -117,8 +113,11 @@ def run(demo: Demo, fleet: Fleet) -> None:
         for name in fleet.servers:
             fleet.wait_ready("flashnode", name, namespace=None)
         demo.kubectl("get", "flashnodes")
-    with demo.step("The agents found GPUs and SSDs behind the PCIe switches, and each GPU's nearest SSD"):
-        show_pairs(fleet, demo)
+    with demo.step("kubectl flash topology: who hangs where in the PCIe tree, each GPU's own SSDs, and what is wrong"):
+        show_pictures(fleet, demo)
+    with demo.step("kubectl flash pairs: beside what resource.kubernetes.io/pcieRoot alone would say"):
+        demo.say(fleet.flash("pairs", "gpu-a", "--matrix"))
+        demo.say(fleet.flash("why", "gpu-a", "KFSYS"))
     with demo.step("A pool names SSDs by serial number, the system disk among them: that one is refused, untouched"):
         fleet.apply(pool("fast", "KFA0", "KFA1", "KFB0", "KFSYS"))
         fleet.wait_ready("flashpool", "fast", namespace=None)

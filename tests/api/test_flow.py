@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 
 from fleet import NAMESPACE, Fleet, attachment, condition, pool, volume
 from kubeflash.kube.client import Client
-from lab.errors import LabTimeout
+from lab.errors import CommandError, LabTimeout
 from lab.lab import Lab
 from lab.processes import ManagedProcess
 from support import scenarios
@@ -52,6 +54,79 @@ def test_the_flashnode_says_what_the_server_has(fleet, simulation):
     assert {item["serial"]: item["state"] for item in status["ssds"]} == {"A1": "Blank", "A2": "Blank"}
     assert status["summary"]["neighbours"] == "2/2 PIX"
     assert scenarios.nearest_serial(fleet, "gpu-a", GPU) == ("A1", "PIX")
+
+
+def events_about(fleet, node: str) -> list[dict]:
+    items = json.loads(fleet.kubectl("get", "events.v1.events.k8s.io", "-n", "default", "-o", "json"))["items"]
+    return [item for item in items if item["regarding"]["name"] == node and item["reason"] == "PairsChanged"]
+
+
+def wait_sound(fleet, reason: str) -> dict:
+    reached = lambda it: condition(it, "TopologySound").get("reason") == reason  # noqa: E731
+    return fleet.wait("flashnode", "gpu-a", reached, namespace=None, timeout=30)
+
+
+def test_when_an_ssd_goes_pairs_change_an_event_says_so_and_what_was_better_stays_visible(fleet, simulation):
+    server = simulation.servers["gpu-a"]
+    before = fleet.get("flashnode", "gpu-a", None)["status"]
+    assert [(item["gpu"], item["id"], item["distance"]) for item in before["pairs"]] == [
+        (GPU, "A1-1", "PIX"),
+        ("0000:22:00.0", "A2-1", "PIX"),
+    ]
+    assert condition({"status": before}, "TopologySound")["reason"] == "Sound"
+    assert events_about(fleet, "gpu-a") == [], "the first pairs of a server are no change"
+
+    gone, disk = server.ssds.pop("A2-1"), server.disks.pop("A2-1")
+    fleet.kubectl("annotate", "flashnode", "gpu-a", "look=again")
+    worse = wait_sound(fleet, "PairsWorse")
+    assert "GPU 22:00.0 had A2-1 at PIX since 20" in condition(worse, "TopologySound")["message"]
+    assert [(item["gpu"], item["id"], item["distance"]) for item in worse["status"]["pairs"]] == [
+        (GPU, "A1-1", "PIX"),
+        ("0000:22:00.0", "A1-1", "PHB"),
+    ]
+    assert worse["status"]["summary"]["neighbours"] == "1/2 PIX"
+    deadline = time.monotonic() + 20
+    while not (told := events_about(fleet, "gpu-a")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert [(item["type"], item["note"]) for item in told] == [
+        ("Warning", "GPU 22:00.0: A2-1 at PIX → A1-1 at PHB"),
+    ]
+    assert "GPU 22:00.0 had A2-1 at PIX" in " ".join(fleet.flash("pairs", "gpu-a").split())
+
+    server.ssds["A2-1"], server.disks["A2-1"] = gone, disk
+    fleet.kubectl("annotate", "flashnode", "gpu-a", "look=yet-again")
+    back = wait_sound(fleet, "Sound")
+    assert back["status"]["pairs"] == before["pairs"]
+    assert back["status"]["best"] == before["best"]
+
+
+def test_an_admin_accepts_what_the_server_has_become(fleet, simulation):
+    server = simulation.servers["gpu-a"]
+    gone, disk = server.ssds.pop("A2-1"), server.disks.pop("A2-1")
+    fleet.kubectl("annotate", "--overwrite", "flashnode", "gpu-a", "look=3")
+    wait_sound(fleet, "PairsWorse")
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    patch = json.dumps({"spec": {"pairsAcceptedAt": now}})
+    fleet.kubectl("patch", "flashnode", "gpu-a", "--type", "merge", "-p", patch)
+    accepted = wait_sound(fleet, "NoNeighbour")
+    assert {item["distance"] for item in accepted["status"]["best"]} == {"PIX", "PHB"}
+    server.ssds["A2-1"], server.disks["A2-1"] = gone, disk
+    fleet.kubectl("annotate", "--overwrite", "flashnode", "gpu-a", "look=4")
+    wait_sound(fleet, "Sound")
+
+
+def test_kubectl_flash_by_way_of_kubectl(fleet, simulation):
+    whole = fleet.flash("topology")
+    assert "gpu-a   1 NUMA node   2 GPUs   2 SSDs" in whole
+    assert "gpu-b   1 NUMA node   1 GPU   1 SSD" in whole
+    found = json.loads(fleet.flash("topology", "gpu-b", "-o", "json"))
+    assert [(item["gpu"], item["distance"]) for item in found["pairs"]] == [(GPU, "PIX")]
+    assert fleet.flash("topology", "gpu-a", "-o", "svg").startswith("<svg")
+    assert "SSD of GPU 12:00.0" in fleet.flash("why", "gpu-a", "A1")
+    with pytest.raises(CommandError, match="there is no such FlashNode") as failed:
+        fleet.flash("topology", "gpu-z")
+    assert "there are: gpu-a, gpu-b" in str(failed.value)
 
 
 def test_the_whole_thread(fleet, simulation):

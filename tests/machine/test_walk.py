@@ -73,9 +73,34 @@ def test_discovery_finds_what_the_description_says(fleet: Fleet, walking):
     by_id = {item["id"]: serial for serial, item in ssds.items()}
     nearest = [(by_id[gpu["nearest"]["ssd"]], gpu["nearest"]["distance"], gpu["numaNode"]) for gpu in status["gpus"]]
     assert sorted(nearest) == [("KFA0", "PIX", 0), ("KFA1", "PXB", 0), ("KFA2", "PHB", 1)]
-    assert status["kernel"]["nvmetTcp"]
-    assert status["kernel"]["authentication"]
+    abilities = ("nvmet", "nvmetTcp", "nvmeTcp", "authentication", "tls")
+    assert {name: status["kernel"][name]["available"] for name in abilities} == dict.fromkeys(abilities, True)
+    assert all(status["kernel"][name]["how"] for name in (*abilities, "nvmetRdma"))
     assert status["internalAddress"] == "10.77.0.11"
+    assert all(hop["kind"] != "Unknown" for gpu in status["gpus"] for hop in gpu["path"])
+    assert ssds["KFA0"]["link"]["maxWidth"] >= 1
+    assert ssds["KFA0"]["health"]["percentageUsed"] == 0
+    assert [(item["distance"], item["p2p"].get("possible")) for item in status["pairs"]] == [
+        ("PIX", True),
+        ("PXB", True),
+        ("PHB", None),
+    ]
+
+
+def distances_there(walking: RealServers, command: str) -> dict[tuple[str, str], str]:
+    found = json.loads(walking.shell("gpu-a", f"{command} --gpu 1234:0380 -o json", timeout=120))
+    return {(item["gpu"], item["ssd"]): item["distance"] for item in found["distances"]}
+
+
+def test_the_cluster_the_machine_itself_and_its_lspci_say_the_same(fleet: Fleet, walking):
+    found = json.loads(fleet.flash("topology", "gpu-a", "-o", "json"))
+    told = {(item["gpu"], item["ssd"]): item["distance"] for item in found["distances"]}
+    assert len(told) == 12
+    assert set(told.values()) == {"PIX", "PXB", "PHB", "SYS"}
+    here = "python3 -m kubeflash.cli topology"
+    assert distances_there(walking, f"{here} --local") == told
+    assert distances_there(walking, f"lspci -vvv | {here} -f -") == told
+    assert distances_there(walking, f"lspci -vvvnn | {here} -f -") == told
 
 
 def test_the_whole_thread(fleet: Fleet, walking):
@@ -188,11 +213,28 @@ def test_released_bytes_are_zero(fleet: Fleet, walking):
 
 def test_an_ssd_that_is_pulled_or_put_in_is_seen_within_seconds(fleet: Fleet, walking):
     server = fleet.servers["gpu-a"]
+    before = fleet.get("flashnode", "gpu-a", None)["status"]
     server.unplug_ssd("KFA1")
     gone = lambda it: "KFA1" not in {ssd["serial"] for ssd in it["status"]["ssds"]}  # noqa: E731
-    fleet.wait("flashnode", "gpu-a", gone, namespace=None, timeout=SETTLE)
+    without = fleet.wait("flashnode", "gpu-a", gone, namespace=None, timeout=SETTLE)
+    assert condition(without, "TopologySound")["reason"] == "PairsWorse"
+    assert "had KFA1-1 at PXB" in condition(without, "TopologySound")["message"]
+    moved = {item["gpu"] for item in without["status"]["pairs"]} - {
+        item["gpu"] for item in without["status"]["pairs"] if item in before["pairs"]
+    }
+    assert moved == {item["gpu"] for item in before["pairs"] if item["id"] == "KFA1-1"}, "no other pair moves"
     server.plug_ssd("KFA1")
-    fleet.wait("flashnode", "gpu-a", lambda it: not gone(it), namespace=None, timeout=SETTLE)
+    back = fleet.wait("flashnode", "gpu-a", lambda it: not gone(it), namespace=None, timeout=SETTLE)
+    assert [(item["gpu"], item["id"]) for item in back["status"]["pairs"]] == [
+        (item["gpu"], item["id"]) for item in before["pairs"]
+    ]
+    notes = [
+        item["note"]
+        for item in json.loads(fleet.kubectl("get", "events.v1.events.k8s.io", "-n", "default", "-o", "json"))["items"]
+        if item["reason"] == "PairsChanged"
+    ]
+    assert any("KFA1-1 at PXB" in note.split("→")[0] for note in notes)
+    assert any("KFA1-1 at PXB" in note.split("→")[1] for note in notes)
 
 
 def test_the_agent_leaves_on_sigterm_and_takes_its_lease_up_again(fleet: Fleet, walking):
@@ -272,12 +314,14 @@ def test_after_a_reboot_of_its_server_a_volume_is_there_and_its_export_is_rebuil
     attached = fleet.wait_ready("flashattachment", "b0-on-b")
     device = attached["status"]["device"]
     walking.shell("gpu-b", f"printf survives | dd of={device} bs=4096 conv=fsync,sync status=none")
+    paired = fleet.get("flashnode", "gpu-a", None)["status"]["pairs"]
     fleet.servers["gpu-a"].reboot()
     read = fleet.servers["gpu-b"].run(f"dd if={device} bs=8 count=1 iflag=fullblock status=none", timeout=180)
     assert read.stdout_text == "survives", "the consumer's device waited and goes on"
     now = fleet.wait_ready("flashattachment", "b0-on-b", timeout=90)
     assert now["status"]["fabric"]["portals"] == attached["status"]["fabric"]["portals"]
     assert fleet.get("flashvolume", "b0")["spec"]["id"] == before["spec"]["id"]
+    assert fleet.get("flashnode", "gpu-a", None)["status"]["pairs"] == paired, "pairs are the same from boot to boot"
     fleet.delete("flashattachment", "b0-on-b")
     fleet.delete("flashvolume", "b0")
     fleet.kubectl("delete", "flashpool", "boot")

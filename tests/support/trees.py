@@ -28,7 +28,7 @@ def place(
     acs: Mapping[str, Acs] | None = None,
     kind: str = "0108",
 ) -> PciDevice:
-    """`4a R4a:01.0 U4b:00.0 D4c:00.0 4e:00.0`: host bridge, bridges, device. Ports are Gen5 x16, redirecting nothing."""
+    """`4a R4a:01.0 U4b:00.0 D4c:00.0 4e:00.0`: host bridge, bridges, device. Ports are Gen5 x16, without ACS."""
     bridge, *hops, address = text.split()
     return PciDevice(
         address=full(address),

@@ -27,22 +27,23 @@ EXIT_FAILED = 1
 FORMATS = ("text", "json", "yaml", "svg")
 _EXAMPLES = {
     "topology": """examples:
-  kubectl flash topology gpu-a                    a server of the cluster; without a name: all of them
-  kubectl flash topology --local                  this machine, without a cluster
-  kubectl flash topology -f dump.xml              hwloc's XML (lstopo dump.xml)
-  sudo lspci -vvv | kubectl flash topology -f -   lspci's text, from another machine as well
-  kubectl flash topology gpu-a -o svg > gpu-a.svg a picture for a slide""",
+  kubectl flash topology gpu-a         a server; without a name: all of them
+  kubectl flash topology --local       this machine, without a cluster
+  kubectl flash topology -f dump.xml   what lstopo dump.xml wrote elsewhere
+  sudo lspci -vvv | kubectl flash topology -f -
+  kubectl flash topology gpu-a -o svg > gpu-a.svg""",
     "pairs": """examples:
-  kubectl flash pairs                             the pairs of all servers, beside what pcieRoot alone would say
-  kubectl flash pairs gpu-a --matrix              and all distances, as nvidia-smi topo -m prints them
+  kubectl flash pairs                  the pairs of all servers
+  kubectl flash pairs gpu-a --matrix   and all distances
   kubectl flash pairs -f dump.xml -o json""",
     "why": """examples:
-  kubectl flash why gpu-a 61:00.0                 why an SSD is used or not, and whose it is
-  kubectl flash why gpu-a GPU-7f2c                a GPU, by the beginning of its UUID
+  kubectl flash why gpu-a 61:00.0      why an SSD is used or not, and whose it is
+  kubectl flash why gpu-a GPU-7f2c0d   a GPU, by the beginning of its UUID
   kubectl flash why -f dump.xml 4e:00.0""",
     "completion": """examples:
-  source <(kubectl-flash completion bash)         for kubectl-flash; kubectl itself completes by kubectl_complete-flash
-  kubectl-flash completion zsh > "${fpath[1]}/_kubectl-flash\"""",
+  source <(kubectl-flash completion bash)
+  kubectl-flash completion fish > ~/.config/fish/completions/kubectl-flash.fish
+kubectl itself completes `kubectl flash` by kubectl_complete-flash on the PATH.""",
 }
 
 
@@ -89,6 +90,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("shell", choices=completion.SHELLS)
             continue
         _add_source(command, why=name == "why")
+        if name != "why":
+            command.add_argument("--title", default="", help="heading of the picture (default: the server's name)")
         if name == "pairs":
             command.add_argument("--matrix", action="store_true", help="all distances too")
     return result
@@ -166,7 +169,7 @@ def _all(options: argparse.Namespace, sources: Sequence[Source]) -> str:
     if options.output == "svg":
         if len(analyses) != 1:
             raise SourceError(f"a picture shows one server, these are {len(analyses)}: name one")
-        return picture.draw(analyses[0])
+        return picture.draw(analyses[0], title=options.title)
     if options.output != "text":
         return _data(options.output, [data.document(analysis) for analysis in analyses])
     terminal = Terminal.of(sys.stdout, options.color)
@@ -212,7 +215,7 @@ def _about(analysis: Analysis, address: str) -> data.JSON:
 
 
 def find_device(analysis: Analysis, wanted: str) -> str:
-    """The address of the GPU or SSD that somebody means: an address, short or long, an id, a serial, a UUID's beginning.
+    """The address of the GPU or SSD that is meant: by address, short or long, id, serial, or a UUID's beginning.
 
     Raises:
         SourceError: when it is none, or several.

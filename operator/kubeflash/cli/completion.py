@@ -1,7 +1,7 @@
 """Completion in a shell: candidates for the word under the cursor, and the scripts that ask for them.
 
-`kubectl` asks plugins by a program of its own, `kubectl_complete-flash` ("Extend kubectl with plugins" in the Kubernetes
-documentation): it prints the candidates, then a colon and a number that says what the shell may do beside.
+`kubectl` asks plugins by a program of its own, `kubectl_complete-flash` ("Extend kubectl with plugins" in the
+documentation of Kubernetes): it prints the candidates, then a colon and a number that says what else the shell may do.
 """
 
 from __future__ import annotations

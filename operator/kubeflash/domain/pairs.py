@@ -1,7 +1,7 @@
 """A server's pairs over time: what each GPU had at its best, what became worse, what changed. Pure.
 
-Pairs are a function of the hardware, and hardware changes silently: a riser drops out at a reboot, a link trains at half
-its width. What a GPU had at its best is therefore remembered in the FlashNode until an admin accepts what is.
+Pairs are a function of the hardware, and hardware changes silently: a riser drops out at a reboot, a link trains at
+half its width. What a GPU had at its best is therefore remembered in the FlashNode until an admin accepts what is.
 """
 
 from __future__ import annotations

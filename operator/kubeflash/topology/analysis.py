@@ -74,7 +74,7 @@ class Analysis:
     Attributes:
         pairs: sorted by the GPU's address, then the SSD's.
         distances: by GPU and SSD.
-        faults: of the whole server, each once.
+        faults: of the whole server, each once, the serious ones first.
         roots: the comparison with pcieRoot, a GPU each.
     """
 
@@ -112,8 +112,9 @@ def analyse(server: Server, *, previous: Collection[tuple[str, str]] = ()) -> An
     views = tuple(_view(server, item, ways[item], crossing, owners[item.ssd], faults_of) for item in pairs)
     every = [fault for faults in faults_of.values() for fault in faults]
     every += [fault for view in views for fault in view.faults]
+    faults = sorted(dict.fromkeys(every), key=lambda fault: not fault.serious)
     roots = tuple(_root_view(server, gpu, distances) for gpu in gpus)
-    return Analysis(server, views, distances, tuple(dict.fromkeys(every)), roots)
+    return Analysis(server, views, distances, tuple(faults), roots)
 
 
 def _device_faults(server: Server) -> dict[str, list[Fault]]:
@@ -224,7 +225,8 @@ def _way_in_words(server: Server, gpu: PciDevice, ssd: PciDevice, how_far: Dista
         case Distance.PHB if not server.has_switches:
             return f"no switches here: same host bridge {gpu.root_complex}"
         case Distance.PHB:
-            return f"no SSD on its switch; through host bridge {gpu.root_complex}"
+            switched = any(step.kind == "SwitchUpstream" for step in gpu.way)
+            return f"{'no SSD on its switch; ' if switched else ''}through host bridge {gpu.root_complex}"
         case Distance.NODE:
             return f"no SSD below its host bridge; through {roots}"
         case Distance.SYS:

@@ -43,7 +43,7 @@ def link_faults(edge: Edge, what: str, *, gpu: bool) -> Iterator[Fault]:
     """
     lower = edge.lower
     speed, best_speed, width, best_width = edge.speed, edge.best_speed, edge.width, edge.best_width
-    slow = speed is not None and best_speed is not None and speed < best_speed
+    slow = _less(speed, best_speed)
     if slow and gpu and edge.idles:
         yield Fault(
             "LinkIdle",
@@ -53,17 +53,18 @@ def link_faults(edge: Edge, what: str, *, gpu: bool) -> Iterator[Fault]:
             serious=False,
         )
     elif slow:
+        lost = _lost(lane_gbps(speed or 1), lane_gbps(best_speed or 1))
         yield Fault(
             "LinkSlow",
             lower,
-            f"trained at {_gts(speed)}, can do {_gts(best_speed)}: {_lost(edge, gpu=gpu)}",
+            f"trained at {_gts(speed)}, can do {_gts(best_speed)}: {lost}",
             f"reseat the {what} or its riser, clean the contacts; check the slot's speed in the firmware's setup",
         )
     if width is not None and best_width is not None and width < best_width:
         yield Fault(
             "LinkNarrow",
             lower,
-            f"trained at x{width}, can do x{best_width}: {_lost(edge, gpu=gpu)}",
+            f"trained at x{width}, can do x{best_width}: {_lost(width, best_width)}",
             f"reseat the {what} or its riser, clean the contacts; check the slot's bifurcation in the firmware's setup",
         )
     if _less(edge.port.max_speed, edge.end.max_speed):
@@ -85,13 +86,12 @@ def link_faults(edge: Edge, what: str, *, gpu: bool) -> Iterator[Fault]:
 
 def acs_fault(step: Step) -> Fault:
     """A port on the way between two peers sends what they say to each other up to the root complex."""
-    address = step.hop.address
     return Fault(
         "AcsRedirect",
-        address,
+        step.hop.address,
         "ACS redirects peer-to-peer traffic at this port to the root complex",
-        f"boot with pci=disable_acs_redir={address}, or turn ACS off in the firmware's setup; "
-        "keep it where virtual machines share this switch",
+        "boot with pci=disable_acs_redir= and the ports' addresses, ; between them, or turn ACS off in the firmware's "
+        "setup; keep it where virtual machines share the switch",
     )
 
 
@@ -113,11 +113,8 @@ def _less(one: float | None, other: float | None) -> bool:
     return one is not None and other is not None and one < other
 
 
-def _lost(edge: Edge, *, gpu: bool) -> str:
-    """How much bandwidth a link that is below its maximum loses, in words."""
-    speed = edge.best_speed if gpu and edge.idles else edge.speed
-    now = lane_gbps(speed or edge.best_speed or 1) * (edge.width or edge.best_width or 1)
-    best = lane_gbps(edge.best_speed or edge.speed or 1) * (edge.best_width or edge.width or 1)
+def _lost(now: float, best: float) -> str:
+    """How much bandwidth a link loses that is below its maximum, in words."""
     share = 1 - now / best
     if abs(share - 0.5) < 0.02:
         return "half the bandwidth is lost"

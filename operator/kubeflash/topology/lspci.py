@@ -44,7 +44,8 @@ _PROG_IF = re.compile(r" \(prog-if ([0-9a-f]{2})[) ]")
 _NUMBER = re.compile(r"(.*?) ?\[([0-9a-f]{4})\]")
 _NUMBERS = re.compile(r"(.*?) ?\[([0-9a-f]{4}):([0-9a-f]{4})\]")
 _BARE = re.compile(r"(?:Device )?([0-9a-f]{4}):([0-9a-f]{4})")
-_UNNAMED = re.compile(r"(?:Device )?([0-9a-f]{4})")
+_UNNAMED = re.compile(r"(?:Device |Vendor )?([0-9a-f]{4})")
+_NODE = re.compile(rb"\bNUMA node ([0-9]{1,9})\b")
 _BUSES = re.compile(rb"primary=[0-9a-f]{2}, secondary=([0-9a-f]{2}), subordinate=([0-9a-f]{2})")
 _CAPABILITY = re.compile(rb"\[([0-9a-f]{2,3})(?: v[0-9]+)?\] (.*)")
 _EXPRESS = re.compile(rb"Express (?:\(v[0-9]+\) )?(.*)")
@@ -207,7 +208,7 @@ class _Reader:
         self._capability = b""
         self._takers: dict[bytes, Callable[[_Function, bytes], bool]] = {
             b"Control": self._take_control,
-            b"Flags": lambda _function, _text: True,
+            b"Flags": self._take_flags,
             b"Status": self._take_status,
             b"NUMA node": self._take_numa_node,
             b"Bus": self._take_buses,
@@ -324,6 +325,13 @@ class _Reader:
 
     def _take_status(self, function: _Function, text: bytes) -> bool:
         function.listed = function.listed or text.startswith(b"Cap-")
+        return True
+
+    def _take_flags(self, function: _Function, text: bytes) -> bool:
+        """A line of -v, which says in one what -vvv says in several."""
+        node = _NODE.search(text)
+        if node is not None:
+            self._take_numa_node(function, node[1])
         return True
 
     def _take_numa_node(self, function: _Function, text: bytes) -> bool:
@@ -590,7 +598,7 @@ class _Tree:
 
 def _unsaid(functions: Iterable[_Function], reader: _Reader, lost: int) -> list[str]:
     functions = list(functions)
-    said = ["lspci does not say which processor socket a device is attached to."]
+    said = ["lspci does not say which socket a device is attached to: NUMA nodes stand for sockets."]
     if not any(function.numa_node is not None for function in functions):
         said.append("No NUMA node is said: the kernel has just one, or the firmware does not tell.")
     if reader.is_machine:
