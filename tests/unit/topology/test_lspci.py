@@ -234,6 +234,13 @@ def test_v_says_the_tree_but_no_links():
     assert any("lspci -v says" in sentence for sentence in listing.unsaid)
 
 
+def test_v_says_the_numa_node_among_the_flags():
+    text = re.sub(r"\tControl: .*", "\tFlags: bus master, fast devsel, latency 0, IRQ 5, NUMA node 1", SWITCHED)
+    nodes = {device.numa_node for device in parse(re.sub(r"\tNUMA node: .*\n", "", text).encode()).devices}
+    assert 1 in nodes
+
+
+
 MACHINE = """\
 Slot:	{}4e:00.0
 Class:	3D controller{}
