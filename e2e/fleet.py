@@ -94,7 +94,7 @@ class Fleet:
         environment = clean_environment()
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"
         environment["KUBECONFIG"] = str(self.lab.control_plane.kubeconfig())
-        argv = [self.lab.control_plane.programs.kubectl, "flash", *words]
+        argv: list[str | Path] = [self.lab.control_plane.programs.kubectl, "flash", *words]
         return run(argv, timeout=timeout, env=environment).stdout_text
 
     def apply(self, *objects: JSON) -> None:

@@ -21,8 +21,8 @@ PICTURES = DOCS / "pictures"
 BEGIN, END = "<!-- comparison: begin (generated: make docs) -->\n", "<!-- comparison: end -->"
 DRAWN = ("hgx-8gpu-32ssd", "degraded", "no-neighbour")
 PUBLIC = (
-    ("Dell XE8640, 4 H100, 1 SSD: public hwloc dump", "4", "1", "1 PIX, 1 NODE, 2 SYS", "1 of 4", "matches no SSD (3)"),
-    ("Supermicro 4124GS, 8 MI50, 1 SSD: public hwloc dump", "8", "1", "1 PHB, 3 NODE, 4 SYS", "1 of 8", "matches no SSD (7)"),
+    ("Dell XE8640 with H100 (public hwloc dump)", "4", "1", "1 PIX, 1 NODE, 2 SYS", "1 of 4", "matches no SSD (3)"),
+    ("Supermicro 4124GS with MI50 (the same)", "8", "1", "1 PHB, 3 NODE, 4 SYS", "1 of 8", "matches no SSD (7)"),
 )
 """What two public dumps come out as; the dumps themselves are not part of this repository."""
 RULES = GpuRules.parse(["1234:0380"])  # the lab's stand-in GPUs
@@ -33,7 +33,8 @@ def analyses() -> Iterator[tuple[str, str, Analysis]]:
     for kind, names in (("synthetic", made_names()), ("captured", captured_names())):
         for name in names:
             with tempfile.TemporaryDirectory() as folder:
-                root = write_sysfs(made(name), Path(folder)) if kind == "synthetic" else write_captured(name, Path(folder))
+                there = Path(folder)
+                root = write_sysfs(made(name), there) if kind == "synthetic" else write_captured(name, there)
                 yield name, kind, analyse(read_listing(root).server(RULES))
 
 

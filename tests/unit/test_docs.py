@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from support.comparison import DRAWN, PAGE, PICTURES, analyses, page
-
 from kubeflash.cli.picture import draw
+from support.comparison import DRAWN, PAGE, PICTURES, analyses, page
 
 
 def test_the_comparison_with_pcie_root_is_fresh():

@@ -68,6 +68,7 @@ def _ssd(ssd: NvmeSsd, observation: Observation, pool: str | None) -> Ssd:
     volumes = volumes_of(disk.table)
     free = free_spans(ssd.bytes, [Span(part.start, part.bytes) for part in volumes])
     usable = pool is not None and verdict.state is not SsdState.FOREIGN
+    health = observation.health.get(ssd.id)
     return Ssd(
         **to_location(ssd.pci).model_dump(),
         id=ssd.id,
@@ -79,6 +80,7 @@ def _ssd(ssd: NvmeSsd, observation: Observation, pool: str | None) -> Ssd:
         state=verdict.state.value,
         reason=verdict.reason,
         pool=pool,
+        health=health.lasting if health is not None else None,
         free=Quantity(sum(span.bytes for span in free)) if usable else None,
         largest=Quantity(max((span.bytes for span in free), default=0)) if usable else None,
         volumes=[Extent(id=part.uuid, number=part.number, start=part.start, bytes=part.bytes) for part in volumes],

@@ -84,6 +84,7 @@ def server_of(node: FlashNode) -> Server:
         gpus=tuple(gpu.address for gpu in status.gpus),
         ssds=tuple(dict.fromkeys(ssd.address for ssd in status.ssds)),
         facts=facts,
+        kernel=status.kernel.words if status.kernel is not None else "",
         switched=status.switched,
     )
 

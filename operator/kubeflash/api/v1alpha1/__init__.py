@@ -24,6 +24,7 @@ from kubeflash.api.v1alpha1.flashattachment import (
     SealedKeys,
 )
 from kubeflash.api.v1alpha1.flashnode import (
+    Ability,
     BestPair,
     Extent,
     FlashNode,
@@ -41,6 +42,7 @@ from kubeflash.api.v1alpha1.flashnode import (
     PciLocation,
     PeerToPeerStatus,
     Ssd,
+    SsdHealth,
 )
 from kubeflash.api.v1alpha1.flashpool import (
     Export,
@@ -68,6 +70,7 @@ __all__ = [
     "GROUP",
     "KINDS",
     "VERSION",
+    "Ability",
     "BestPair",
     "Column",
     "Condition",
@@ -111,6 +114,7 @@ __all__ = [
     "Rule",
     "SealedKeys",
     "Ssd",
+    "SsdHealth",
     "SsdSelector",
     "WantedExport",
 ]

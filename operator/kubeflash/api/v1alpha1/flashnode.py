@@ -155,6 +155,29 @@ class Extent(Model):
     bytes: int = Field(description="Length in bytes.", ge=0)
 
 
+class SsdHealth(Model):
+    """What an SSD's SMART log says; absent is what is not known. What changes all the time is left out."""
+
+    critical: list[str] = Field(default=[], description="The drive's critical warnings, in words.")
+    percentage_used: int | None = Field(
+        default=None, description="Percent of the rated endurance that is used up; may exceed 100.", ge=0
+    )
+    available_spare: int | None = Field(default=None, description="Percent of the spare blocks that are left.", ge=0)
+    spare_threshold: int | None = Field(
+        default=None, description="Percent of spare blocks below which the drive warns.", ge=0
+    )
+    media_errors: int | None = Field(default=None, description="Unrecovered data integrity errors.", ge=0)
+    unknown: str = Field(default="", description="Why nothing is known; empty when the log was read.")
+
+    @property
+    def words(self) -> str:
+        """All of it in one line."""
+        if self.unknown:
+            return f"unknown: {self.unknown}"
+        used = "?" if self.percentage_used is None else self.percentage_used
+        return f"{'; '.join(self.critical) or 'no warnings'}, {used}% of its endurance used"
+
+
 class Ssd(PciLocation):
     """One local NVMe namespace: what becomes flash for volumes."""
 
@@ -166,12 +189,15 @@ class Ssd(PciLocation):
     model: str = Field(description="Model, as the drive says it.")
     firmware: str = Field(default="", description="Firmware revision.")
     bytes: int = Field(description="Size of the namespace in bytes.", ge=0)
-    namespace_id: int = Field(description="NVMe namespace id on its controller.", ge=1)
+    namespace_id: int = Field(
+        description="NVMe namespace id on its controller; 0 of a controller that has no namespace.", ge=0
+    )
     state: Literal["Blank", "Claimed", "Foreign"] = Field(
         description="Blank: nothing was found on it. Claimed: it carries KubeFlash's partition table. "
         "Foreign: anything else, which KubeFlash leaves alone."
     )
     reason: str = Field(default="", description="Why it is Foreign, and what to do about it.")
+    health: SsdHealth | None = Field(default=None, description="What its SMART log says; absent when it was not read.")
     pool: str | None = Field(default=None, description="The FlashPool that selects it.")
     free: Quantity | None = Field(default=None, description="Bytes not taken by a volume, once selected by a pool.")
     largest: Quantity | None = Field(
@@ -184,13 +210,41 @@ class Ssd(PciLocation):
     )
 
 
+class Ability(Model):
+    """One thing that a kernel can do or not."""
+
+    available: bool = Field(default=False, description="Whether it can.")
+    how: str = Field(default="", description="How that was found out.")
+
+
 class Kernel(Model):
-    """What the server's kernel can do."""
+    """What the server's kernel can do. A module that is not loaded, but could be, counts."""
 
     release: str = Field(default="", description="Kernel release, as uname -r says it.")
-    nvmet_tcp: bool = Field(default=False, description="It can export volumes over NVMe/TCP.")
-    nvme_tcp: bool = Field(default=False, description="It can connect to volumes over NVMe/TCP.")
-    authentication: bool = Field(default=False, description="Its initiator knows NVMe in-band authentication.")
+    nvmet: Ability = Field(default=Ability(), description="It can export disks over NVMe-oF at all.")
+    nvmet_tcp: Ability = Field(default=Ability(), description="It can export volumes over NVMe/TCP.")
+    nvmet_rdma: Ability = Field(default=Ability(), description="It can export volumes over NVMe/RDMA.")
+    nvme_tcp: Ability = Field(default=Ability(), description="It can connect to volumes over NVMe/TCP.")
+    authentication: Ability = Field(
+        default=Ability(),
+        description="Its initiator knows NVMe in-band authentication (DH-HMAC-CHAP), and its target is not known to "
+        "lack it.",
+    )
+    tls: Ability = Field(
+        default=Ability(), description="Its initiator knows NVMe/TCP over TLS, and its target is not known to lack it."
+    )
+
+    @property
+    def words(self) -> str:
+        """The release and what it can do, in a few words: `6.12.1: tcp rdma auth tls`."""
+        can = {
+            "tcp": self.nvmet_tcp.available and self.nvme_tcp.available,
+            "rdma": self.nvmet_rdma.available,
+            "auth": self.authentication.available,
+            "tls": self.tls.available,
+        }
+        abilities = " ".join(word for word, available in can.items() if available)
+        return f"{self.release}: {abilities}" if abilities else self.release
 
 
 class NodeAddress(Model):
