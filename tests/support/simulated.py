@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from kubeflash.agent.execute import NotAsPlanned
 from kubeflash.agent.observation import Observation
-from kubeflash.api.v1alpha1 import Kernel, NodeAddress
+from kubeflash.api.v1alpha1 import Ability, Kernel, NodeAddress
 from kubeflash.domain import steps
 from kubeflash.domain.carving import DiskView, SsdState, judge, volumes_of
 from kubeflash.domain.dhchap import DhchapKeys
@@ -26,6 +26,7 @@ from kubeflash.host.nvme import NvmeSsd
 from kubeflash.topology.tree import Hop, PciDevice
 
 GIB = 1 << 30
+CAN = Ability(available=True, how="simulated")
 
 
 @dataclass
@@ -128,7 +129,7 @@ class SimulatedServer:
                 inventory=Inventory(
                     gpus=self.gpus,
                     ssds=tuple(self.ssds.values()),
-                    kernel=Kernel(release="6.12", nvmet_tcp=True, nvme_tcp=True, authentication=True),
+                    kernel=Kernel(release="6.12", nvmet=CAN, nvmet_tcp=CAN, nvme_tcp=CAN, authentication=CAN, tls=CAN),
                     system_uuid=self.system_uuid,
                     problems=(),
                 ),

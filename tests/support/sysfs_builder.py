@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,15 +24,35 @@ class Namespace:
     dev: str | None = None
 
 
-def config_space(port_type: int | None, *, readable: int = 256) -> bytes:
-    """Configuration space with a power management capability, and a PCI Express one of this type unless None."""
-    content = bytearray(256)
+def config_space(
+    port_type: int | None, *, readable: int = 256, acs: int | None = None, extended: Mapping[int, int] | None = None
+) -> bytes:
+    """Configuration space with a power management capability, and a PCI Express one of this type unless None.
+
+    Args:
+        port_type: Device/Port Type.
+        readable: bytes of it that may be read; of more than 256, the rest is the extended configuration space.
+        acs: the ACS control register; None is a port without that capability.
+        extended: words of 32 bits to put into it, by offset.
+    """
+    content = bytearray(4096)
     content[0x06] = 0x10
     content[0x34] = 0x40
     content[0x40:0x44] = bytes([0x01, 0x00 if port_type is None else 0x60, 0x03, 0x00])
     if port_type is not None:
         content[0x60:0x64] = bytes([0x10, 0x00, (port_type << 4 | 0x2) & 0xFF, 0x01])
+    words = {0x100: 0x148 << 20 | 2 << 16 | 0x0001}  # advanced error reporting, then
+    words[0x148] = 0x160 << 20 | 1 << 16 | 0x0003  # a serial number, then ACS if there is one
+    words |= {0x148: 1 << 16 | 0x0003} if acs is None else {0x160: 1 << 16 | 0x000D, 0x164: acs << 16 | 0x007F}
+    for offset, word in (words | dict(extended or {})).items():
+        content[offset : offset + 4] = word.to_bytes(4, "little")
     return bytes(content[:readable])
+
+
+def cpu_list(text: str) -> list[int]:
+    """The numbers in a list such as `0-3,8`."""
+    ranges = [part.partition("-") for part in text.split(",") if part]
+    return [cpu for first, _, last in ranges for cpu in range(int(first), int(last or first) + 1)]
 
 
 class MadeUpServer:
@@ -58,6 +78,22 @@ class MadeUpServer:
         """Says which NUMA nodes the kernel has, such as `0-1`."""
         self.write("sys/devices/system/node/online", f"{online}\n")
 
+    def processors(self, packages: Mapping[int, str], nodes: Mapping[int, str], *, siblings: bool = True) -> None:
+        """The CPUs, as lists such as `0-3,8-11`, of each processor package and of each NUMA node.
+
+        `siblings` False leaves out the lists of CPUs of one package.
+        """
+        for package, cpus in packages.items():
+            for cpu in cpu_list(cpus):
+                topology = f"sys/devices/system/cpu/cpu{cpu}/topology"
+                self.write(f"{topology}/physical_package_id", f"{package}\n")
+                if siblings:
+                    self.write(f"{topology}/package_cpus_list", f"{cpus}\n")
+        self.write("sys/devices/system/cpu/online", ",".join(packages.values()) + "\n")
+        for node, cpus in nodes.items():
+            self.write(f"sys/devices/system/node/node{node}/cpulist", f"{cpus}\n")
+        self.numa(",".join(map(str, nodes)))
+
     def pci(
         self,
         path: str,
@@ -68,6 +104,7 @@ class MadeUpServer:
         numa: int | None = None,
         port_type: int | None = ENDPOINT,
         readable: int = 256,
+        acs: int | None = None,
     ) -> str:
         """A PCI device; its path is returned. `numa` None leaves the attribute at -1."""
         folder = f"sys/devices/{path}"
@@ -75,16 +112,28 @@ class MadeUpServer:
         ids = f"v0000{vendor.upper()}d0000{device.upper()}sv00000000sd00000000"
         self.write(f"{folder}/modalias", f"pci:{ids}bc{base}sc{sub}i{interface}\n")
         self.write(f"{folder}/numa_node", f"{-1 if numa is None else numa}\n")
-        self.write(f"{folder}/config", config_space(port_type, readable=readable))
+        self.write(f"{folder}/config", config_space(port_type, readable=readable, acs=acs))
         self._link(f"sys/bus/pci/devices/{path.rpartition('/')[2]}", folder)
         return path
 
-    def ports(self, path: str, types: Sequence[int], *, readable: int = 256) -> str:
+    def ports(self, path: str, types: Sequence[int], *, readable: int = 256, acs: int | None = None) -> str:
         """The last of a path's components as bridges of these types; the path is returned."""
         parts = path.split("/")
         for index, port_type in enumerate(types, len(parts) - len(types)):
-            self.pci("/".join(parts[: index + 1]), "1000", "c030", "060400", port_type=port_type, readable=readable)
+            bridge = "/".join(parts[: index + 1])
+            self.pci(bridge, "1000", "c030", "060400", port_type=port_type, readable=readable, acs=acs)
         return path
+
+    def link(self, path: str, now: str, best: str | None = None) -> None:
+        """Says how the link of a device is trained, such as `16.0 GT/s PCIe x8`, and what it could be."""
+        for prefix, said in (("current", now), ("max", best or now)):
+            speed, _, width = said.rpartition(" x")
+            self.write(f"sys/devices/{path}/{prefix}_link_speed", f"{speed}\n")
+            self.write(f"sys/devices/{path}/{prefix}_link_width", f"{width}\n")
+
+    def share(self, path: str, owner: str) -> None:
+        """Makes a device a virtual function (SR-IOV) of another one, given by address."""
+        (self.root.path / f"sys/devices/{path}/physfn").symlink_to(f"../{owner}")
 
     def gpu(self, path: str, *, numa: int | None = None) -> str:
         """An NVIDIA GPU."""
@@ -98,6 +147,8 @@ class MadeUpServer:
         *,
         numa: int | None = None,
         subsystem: int | None = None,
+        nqn: str | None = None,
+        state: str = "live",
     ) -> str:
         """An NVMe SSD; the controller's name is returned.
 
@@ -105,6 +156,11 @@ class MadeUpServer:
         """
         self.pci(path, "144d", "a824", NVME_CLASS, numa=numa)
         name = self._controller(f"{path}/nvme", transport="pcie", serial=serial)
+        self.write(f"sys/devices/{path}/nvme/{name}/state", f"{state}\n")
+        self.write(f"sys/devices/{path}/nvme/{name}/cntrltype", "io\n")
+        if nqn is None:
+            nqn = f"nqn.2014-08.org.nvmexpress:{serial}-{path if subsystem is None else subsystem}"
+        self.write(f"sys/devices/{path}/nvme/{name}/subsysnqn", f"{nqn}\n")
         for namespace in namespaces:
             home = f"sys/devices/{path}/nvme/{name}"
             if subsystem is None:

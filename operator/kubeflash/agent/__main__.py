@@ -14,18 +14,19 @@ from kubeflash.agent import process, state
 from kubeflash.agent.execute import Executor
 from kubeflash.agent.observe import Observer
 from kubeflash.host.errors import HostError
-from kubeflash.host.gpus import GpuRules
 from kubeflash.host.root import HostRoot
 from kubeflash.kube import command, runtime
 from kubeflash.kube.client import Client, load_configuration
 from kubeflash.kube.errors import KubeError
+from kubeflash.topology.devices import GpuRules
+from kubeflash.topology.errors import TopologyError
 
 
 def main() -> int:
     """Runs the agent; its exit status."""
     options = _options()
     command.prepare(options)
-    return command.guarded(lambda: _run(options), expected=(HostError,))
+    return command.guarded(lambda: _run(options), expected=(HostError, TopologyError))
 
 
 def _options() -> argparse.Namespace:

@@ -10,6 +10,7 @@ from kubeflash.domain.carving import DiskView
 from kubeflash.domain.disk import Label
 from kubeflash.domain.fabric import Connection, NvmetState
 from kubeflash.host.inventory import Inventory
+from kubeflash.host.smart import Health
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Observation:
         partitions: kernel name of the partition of each volume on SSDs that are ours, by volume id.
         held: by volume id, who holds its device, in words; only for those that were asked about.
         listening: TCP port numbers that somebody listens on.
+        health: what each SSD says of its own health, by its id; read every few minutes.
     """
 
     inventory: Inventory
@@ -34,3 +36,4 @@ class Observation:
     addresses: tuple[NodeAddress, ...]
     internal: str
     held: Mapping[str, str] = field(default_factory=dict)
+    health: Mapping[str, Health] = field(default_factory=dict)

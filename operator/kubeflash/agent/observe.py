@@ -14,11 +14,12 @@ from kubeflash.domain.disk import LABEL_TYPE, Label
 from kubeflash.host import addresses, blank, claim, gpt, holders, identity, initiator, inventory, nvmet, partitions
 from kubeflash.host.claim import Claim
 from kubeflash.host.errors import HostError
-from kubeflash.host.gpus import GpuRules
 from kubeflash.host.inventory import Inventory
-from kubeflash.host.nvme import NvmeSsd
+from kubeflash.host.nvme import LIVE, PASSING, NvmeSsd
 from kubeflash.host.partitions import KernelPartition
 from kubeflash.host.root import HostRoot
+from kubeflash.host.smart import HealthWatch
+from kubeflash.topology.devices import GpuRules
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Observer:
     def __init__(self, root: HostRoot, rules: GpuRules, api_server: tuple[str, int]) -> None:
         self._root, self._rules, self._api_server = root, rules, api_server
         self._nvmet = nvmet.KernelConfigfs(root)
+        self._health = HealthWatch(root)
         self._reads: dict[str, _Read] = {}
         self._names: dict[str, str] = {}
         self.cluster_id = ""
@@ -135,6 +137,7 @@ class Observer:
             addresses=addresses.global_addresses(),
             internal=self._internal_address(),
             held=held,
+            health=self._health.look(machine.ssds),
         )
 
     def _holders(self, device: Path | None) -> str:
@@ -151,16 +154,17 @@ class Observer:
 
     def _disk(self, ssd: NvmeSsd) -> DiskView:
         known = self._reads.get(ssd.id)
+        if known is not None and (known.device != ssd.dev_t or time.monotonic() - known.moment >= EXAMINE_AGAIN):
+            known = None
+        if known is not None and ssd.state in PASSING:
+            return known.view  # a reset takes seconds, and changes nothing on the disk
+        if ssd.state != LIVE or not ssd.device_name:
+            return DiskView(ssd.id, ssd.bytes, trouble=ssd.trouble)
         try:
             kernel = partitions.kernel_partitions(self._root, ssd.device_name)
         except (HostError, OSError) as error:  # pulled out since it was found
             return DiskView(ssd.id, ssd.bytes, trouble=str(error))
-        if (
-            known is not None
-            and known.device == ssd.dev_t
-            and known.kernel == kernel
-            and time.monotonic() - known.moment < EXAMINE_AGAIN
-        ):
+        if known is not None and known.kernel == kernel:
             return known.view
         view = self._read_disk(ssd, kernel)
         if not view.trouble:  # what could not be read is read again

@@ -17,6 +17,7 @@ PACKAGES = {
     "wipefs": "util-linux",
     "blkid": "util-linux",
     "blkdiscard": "util-linux",
+    "nvme": "nvme-cli",
 }
 _GRACE = 2.0  # seconds for a killed command to end; one that hangs in the kernel does not
 

@@ -8,7 +8,7 @@ The place of a device is the path that its link in /sys/bus/pci/devices leads to
     /sys/devices/pci0000:e0/0000:e0:05.5/pci10000:e0/10000:e0:02.0/10000:e1:00.0
                  host bridge Intel VMD   its domain  root port     the device
 
-What a bridge is says the PCI Express capability in its configuration space (PCI Express Base Specification, 7.5.3.2).
+What a bridge is says its configuration space (`kubeflash.host.pciconfig`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import os
 import re
 from collections.abc import Callable, Iterable
 
+from kubeflash.host.pciconfig import read_port
 from kubeflash.host.root import HostRoot
+from kubeflash.host.sockets import Sockets, read_sockets
 from kubeflash.host.sysfs import device_path, list_names, read_int, read_text
-from kubeflash.topology.tree import Hop, HopKind, PciDevice, PciTree
+from kubeflash.topology.tree import UNSAID, Hop, Link, PciDevice, PciTree
 
 _ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _HOST_BRIDGE = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
@@ -28,18 +30,10 @@ _MODALIAS = re.compile(
     r"sv[0-9A-F]{8}sd[0-9A-F]{8}bc(?P<base>[0-9A-F]{2})sc(?P<sub>[0-9A-F]{2})i(?P<interface>[0-9A-F]{2})"
 )
 _DEVICES = "bus/pci/devices"
-
-_STATUS, _HAS_CAPABILITIES = 0x06, 0x10
-_CAPABILITIES = 0x34
-_PCI_EXPRESS = 0x10
-_MOST_CAPABILITIES = 48  # as many as fit: a damaged list can be a ring
-_PORT_TYPES: dict[int, HopKind] = {
-    4: "RootPort",
-    5: "SwitchUpstream",
-    6: "SwitchDownstream",
-    7: "Bridge",  # PCI Express to PCI
-    8: "Bridge",  # PCI to PCI Express
-}
+_BRIDGE = "0604"
+_SPEED = re.compile(r"(\d{1,3}(?:\.\d{1,2})?) GT/s(?: PCIe)?")
+_WIDEST = 32
+"""Lanes; 0, 63 and 255 stand for what is not known (PCI Express Base Specification 5.0, 7.5.3.8)."""
 
 
 def pci_addresses(root: HostRoot) -> list[str]:
@@ -47,12 +41,20 @@ def pci_addresses(root: HostRoot) -> list[str]:
     return [name for name in list_names(root.sys / _DEVICES) if _ADDRESS.fullmatch(name)]
 
 
+def pci_folder(root: HostRoot, address: str) -> str:
+    """Where the attributes of a device are."""
+    return f"{root.sys}/{_DEVICES}/{address}"
+
+
 def pci_ids(root: HostRoot, address: str) -> tuple[str, str, str] | None:
     """Vendor and device (four hex digits each) and class code (six), lower case; None when the device has gone.
 
-    All three are in its modalias, so that one file a device is read and not three.
+    All three are in its modalias, so that one file a device is read and not three. Not all copies of a /sys hold it.
     """
-    match = _MODALIAS.fullmatch(read_text(_folder(root, address) + "/modalias") or "")
+    modalias = read_text(pci_folder(root, address) + "/modalias")
+    if modalias is None:
+        return _single_ids(root, address)
+    match = _MODALIAS.fullmatch(modalias)
     if match is None:
         return None
     ids = match.groupdict()
@@ -60,27 +62,31 @@ def pci_ids(root: HostRoot, address: str) -> tuple[str, str, str] | None:
     return ids["vendor"].lower(), ids["device"].lower(), class_code.lower()
 
 
-def is_virtual_function(root: HostRoot, address: str) -> bool:
-    """Whether it is an SR-IOV virtual function: a share of another device."""
-    return os.path.islink(_folder(root, address) + "/physfn")  # noqa: PTH114  as in kubeflash.host.sysfs
+def _single_ids(root: HostRoot, address: str) -> tuple[str, str, str] | None:
+    folder = pci_folder(root, address)
+    found = [read_int(f"{folder}/{name}", 16) for name in ("vendor", "device", "class")]
+    vendor, device, class_code = (-1 if number is None else number for number in found)
+    if not (0 <= vendor <= 0xFFFF and 0 <= device <= 0xFFFF and 0 <= class_code <= 0xFFFFFF):
+        return None
+    return f"{vendor:04x}", f"{device:04x}", f"{class_code:06x}"
 
 
 def read_pci_devices(root: HostRoot, addresses: Iterable[str] | None = None) -> PciTree:
     """The devices at these addresses, by default all; those that have gone meanwhile are left out.
 
     A device's NUMA node is what the firmware says. Where it says nothing and the kernel runs with a single node, it is
-    that one.
+    that one. Its socket is the one of that node.
     """
-    only_node = _only_numa_node(root)
-    kinds: dict[str, HopKind] = {}
+    sockets = read_sockets(root)
+    hops: dict[str, Hop] = {}
 
-    def kind_of(bridge: str) -> HopKind:
-        if bridge not in kinds:
-            kinds[bridge] = _read_kind(_folder(root, bridge) + "/config")
-        return kinds[bridge]
+    def hop_of(bridge: str) -> Hop:
+        if bridge not in hops:
+            hops[bridge] = _read_hop(root, bridge)
+        return hops[bridge]
 
     devices = (
-        _read_device(root, address, only_node, kind_of)
+        _read_device(root, address, sockets, hop_of)
         for address in (pci_addresses(root) if addresses is None else addresses)
     )
     return PciTree.of(device for device in devices if device is not None)
@@ -92,43 +98,7 @@ def address_in(path: str) -> str | None:
     return found[-1] if found else None
 
 
-def port_kind(read: Callable[[int, int], bytes]) -> HopKind:
-    """What a bridge is, from its configuration space.
-
-    Args:
-        read: gives bytes from an offset; fewer than asked for where they may not be read. Without CAP_SYS_ADMIN the
-            kernel shows the first 64 bytes only: the answer is Unknown then.
-    """
-
-    def number(offset: int, length: int) -> int | None:
-        content = read(offset, length)
-        return int.from_bytes(content, "little") if len(content) == length else None
-
-    status = number(_STATUS, 2)
-    if status is None:
-        return "Unknown"
-    position = number(_CAPABILITIES, 1) if status & _HAS_CAPABILITIES else 0
-    for _ in range(_MOST_CAPABILITIES):
-        if position is None:
-            return "Unknown"
-        position &= 0xFC
-        if position == 0:
-            return "Bridge"  # conventional PCI: it has no PCI Express capability
-        identity = number(position, 1)
-        if identity == _PCI_EXPRESS:
-            flags = number(position + 2, 2)
-            return "Unknown" if flags is None else _PORT_TYPES.get(flags >> 4 & 0xF, "Unknown")
-        position = None if identity is None else number(position + 1, 1)
-    return "Unknown"
-
-
-def _folder(root: HostRoot, address: str) -> str:
-    return f"{root.sys}/{_DEVICES}/{address}"
-
-
-def _read_device(
-    root: HostRoot, address: str, only_node: int | None, kind_of: Callable[[str], HopKind]
-) -> PciDevice | None:
+def _read_device(root: HostRoot, address: str, sockets: Sockets, hop_of: Callable[[str], Hop]) -> PciDevice | None:
     ids, path = pci_ids(root, address), device_path(root.sys, f"{_DEVICES}/{address}")
     if ids is None or path is None:
         return None
@@ -136,34 +106,59 @@ def _read_device(
     root_complex = next((part for part in parts if _HOST_BRIDGE.fullmatch(part)), None)
     if root_complex is None:
         return None
-    bridges = [part for part in parts if _ADDRESS.fullmatch(part)][:-1]
-    node = read_int(_folder(root, address) + "/numa_node")
+    vendor, device, class_code = ids
+    node = sockets.node(read_int(pci_folder(root, address) + "/numa_node"))
     return PciDevice(
         address=address,
-        vendor=ids[0],
-        device=ids[1],
-        class_code=ids[2],
-        numa_node=node if node is not None and node >= 0 else only_node,
+        vendor=vendor,
+        device=device,
+        class_code=class_code,
+        numa_node=node,
+        socket=sockets.socket(node),
         root_complex=root_complex,
-        path=tuple(Hop(bridge, kind_of(bridge)) for bridge in bridges),
+        path=tuple(hop_of(part) for part in parts[:-1] if _ADDRESS.fullmatch(part)),
+        link=UNSAID if class_code.startswith(_BRIDGE) else read_link(pci_folder(root, address)),
+        physical_function=_physical_function(root, address),
     )
 
 
-def _only_numa_node(root: HostRoot) -> int | None:
-    """The NUMA node of a kernel that has just one; a list such as `0-1` is no number."""
-    text = read_text(root.sys / "devices" / "system" / "node" / "online")
-    return int(text) if text and text.isdecimal() else None
+def _read_hop(root: HostRoot, bridge: str) -> Hop:
+    """A bridge above a device. An Intel VMD is one by its place alone: it says neither kind nor link nor ACS."""
+    folder, ids = pci_folder(root, bridge), pci_ids(root, bridge)
+    if ids is not None and not ids[2].startswith(_BRIDGE):
+        return Hop(bridge)
+    kind, acs = read_port(f"{folder}/config")
+    return Hop(bridge, kind, read_link(folder), acs)
 
 
-def _read_kind(config: str) -> HopKind:
+def read_link(folder: str) -> Link:
+    """What a device or port says of its link, from the attributes in its folder."""
+    speed = read_text(f"{folder}/current_link_speed")
+    if speed is None:  # a conventional PCI device has none of them
+        return UNSAID
+    return Link(
+        speed=_speed(speed),
+        width=_width(read_int(f"{folder}/current_link_width")),
+        max_speed=_speed(read_text(f"{folder}/max_link_speed")),
+        max_width=_width(read_int(f"{folder}/max_link_width")),
+    )
+
+
+def _speed(text: str | None) -> float | None:
+    """GT/s a lane from a text such as `32.0 GT/s PCIe`, or `8 GT/s` of older kernels."""
+    match = _SPEED.fullmatch(text or "")
+    return (float(match[1]) or None) if match else None
+
+
+def _width(lanes: int | None) -> int | None:
+    return lanes if lanes is not None and 0 < lanes <= _WIDEST else None
+
+
+def _physical_function(root: HostRoot, address: str) -> str:
+    """The device that a virtual function (SR-IOV) is a share of; empty for any other."""
     try:
-        fd = os.open(config, os.O_RDONLY | os.O_CLOEXEC)
+        target = os.readlink(pci_folder(root, address) + "/physfn")  # noqa: PTH115  as in kubeflash.host.sysfs
     except OSError:
-        return "Unknown"
-    try:
-        # a few bytes where they are needed: each four bytes are a transaction on the bus
-        return port_kind(lambda offset, length: os.pread(fd, length, offset))
-    except OSError:
-        return "Unknown"
-    finally:
-        os.close(fd)
+        return ""
+    owner = target.rpartition("/")[2]
+    return owner if _ADDRESS.fullmatch(owner) else ""

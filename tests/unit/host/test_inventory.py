@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from kubeflash.host.gpus import GpuRules
 from kubeflash.host.inventory import discover
 from kubeflash.host.root import HostRoot
+from kubeflash.topology.devices import GpuRules
 from kubeflash.topology.pairing import pair
 from support.sysfs_builder import DOWNSTREAM, ROOT_PORT, UPSTREAM, MadeUpServer, Namespace
 
@@ -36,9 +36,11 @@ def test_a_server_of_eight_gpus(server: MadeUpServer):
     assert (len(found.gpus), len(found.ssds), found.problems) == (8, 32, ())
     assert found.system_uuid == "4c4c4544-0042-3510-8054-b4c04f4d3732"
     assert found.kernel.release == "6.12.1-test"
+    assert found.switched
+    assert set(found.gpu_facts) == {gpu.address for gpu in found.gpus}
     pairs = pair(found.gpus, [ssd.pci for ssd in found.ssds])
     assert {item.distance for item in pairs} == {"PIX"}
-    assert len({item.ssd for item in pairs}) == 8
+    assert len({item.gpu for item in pairs}) == 8
 
 
 def test_discovery_is_cheap(server: MadeUpServer):
@@ -62,6 +64,22 @@ def test_what_an_admin_should_know(server: MadeUpServer):
     assert all("TWIN-1" in problem for problem in twins)
     assert "machine-id" in identity
     assert "CAP_SYS_ADMIN" in bridges
+
+
+def test_a_switch_on_a_card_or_none_is_no_switch(server: MadeUpServer):
+    port = server.ports("pci0000:00/0000:00:01.0", [ROOT_PORT])
+    server.gpu(f"{port}/0000:01:00.0")
+    card = server.ports("pci0000:00/0000:00:02.0/0000:02:00.0/0000:03:00.0", [ROOT_PORT, UPSTREAM, DOWNSTREAM])
+    server.gpu(f"{card}/0000:04:00.0")
+    server.ssd(f"{server.ports('pci0000:00/0000:00:03.0', [ROOT_PORT])}/0000:05:00.0", "S")
+    assert not discover(server.root, GpuRules()).switched
+
+
+def test_an_empty_ssd_is_a_problem_with_what_to_do(server: MadeUpServer):
+    server.ssd("pci0000:00/0000:00:01.0", "EMPTY", [])
+    (problem,) = discover(server.root, GpuRules()).problems
+    assert "EMPTY-0" in problem
+    assert "nvme create-ns" in problem
 
 
 def test_an_empty_machine(tmp_path):

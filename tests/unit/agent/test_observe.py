@@ -1,0 +1,93 @@
+"""What the agent reads of SSDs that are not as they should be: no disk is opened that would not answer."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from kubeflash.agent.observe import EXAMINE_AGAIN, Observer
+from kubeflash.domain.carving import DiskView, SsdState, judge
+from kubeflash.host.smart import Health
+from kubeflash.topology.devices import GpuRules
+from support.sysfs_builder import MadeUpServer
+
+PATH = "pci0000:00/0000:00:01.0"
+
+
+class Watched(Observer):
+    """Counts the disks that it would open."""
+
+    def __init__(self, server: MadeUpServer) -> None:
+        super().__init__(server.root, GpuRules(), ("192.0.2.1", 6443))
+        self.opened: list[str] = []
+
+    def _read_disk(self, ssd, kernel):
+        self.opened.append(ssd.device_name)
+        return DiskView(ssd.id, ssd.bytes, findings=("read",))
+
+    def look(self) -> DiskView:
+        self.opened.clear()
+        (view,) = self.observe().disks.values()
+        return view
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> MadeUpServer:
+    return MadeUpServer(tmp_path)
+
+
+@pytest.fixture
+def observer(server: MadeUpServer, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    monkeypatch.setattr("kubeflash.agent.observe.HealthWatch.look", lambda _, ssds: {ssd.id: Health() for ssd in ssds})
+    return Watched(server)
+
+
+def become(server: MadeUpServer, state: str) -> None:
+    server.write(f"sys/devices/{PATH}/nvme/nvme0/state", f"{state}\n")
+
+
+def test_an_ssd_without_namespaces_is_foreign_with_what_to_do(server: MadeUpServer, observer: Watched):
+    server.ssd(PATH, "EMPTY", [])
+    view = observer.look()
+    assert observer.opened == []
+    verdict = judge(view, observer.owner(view.ssd))
+    assert verdict.state is SsdState.FOREIGN
+    assert "nvme create-ns" in verdict.reason
+    assert observer.observe().partitions == {}
+    observer.forget_device("nvme0n1")
+    observer.forget_device("")
+    observer.forget_device(None)
+
+
+@pytest.mark.parametrize("state", ["dead", "resetting", "connecting"])
+def test_a_disk_whose_controller_does_not_work_is_not_opened(server: MadeUpServer, observer: Watched, state: str):
+    server.ssd(PATH, "S", state=state)
+    assert state in observer.look().trouble
+    assert observer.opened == []
+
+
+def test_a_reset_of_some_seconds_changes_nothing(
+    server: MadeUpServer, observer: Watched, monkeypatch: pytest.MonkeyPatch
+):
+    server.ssd(PATH, "S")
+    before = observer.look()
+    assert observer.opened == ["nvme0n1"]
+    become(server, "resetting")
+    assert observer.look() == before
+    become(server, "live")
+    assert observer.look() == before
+    assert observer.opened == []
+    become(server, "resetting")
+    clock = time.monotonic() + EXAMINE_AGAIN
+    monkeypatch.setattr("kubeflash.agent.observe.time.monotonic", lambda: clock)
+    assert "resetting" in observer.look().trouble
+    become(server, "dead")
+    assert "dead" in observer.look().trouble
+    assert observer.opened == []
+
+
+def test_the_health_of_each_ssd_is_in_the_observation(server: MadeUpServer, observer: Watched):
+    server.ssd(PATH, "S")
+    assert observer.observe().health == {"S-1": Health()}
