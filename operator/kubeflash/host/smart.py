@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kubeflash.api.v1alpha1 import SsdHealth
-from kubeflash.host.commands import CommandTimedOut, run
+from kubeflash.host.commands import CommandTimedOut, Output, run
 from kubeflash.host.errors import HostError
 from kubeflash.host.nvme import LIVE, NvmeSsd, controller_address
 from kubeflash.host.root import HostRoot
@@ -92,12 +92,23 @@ def read_health(root: HostRoot, controller: str) -> Health:
         CommandTimedOut: when it does not answer in time.
     """
     try:
-        output = run(["nvme", "smart-log", "--output-format=json", str(root.dev / controller)], timeout=LIMIT)
+        asked = ["nvme", "smart-log", "--output-format=json", str(root.dev / controller)]
+        output = run(asked, timeout=LIMIT, ok=range(256))
+        if output.status != 0:
+            return Health(unknown=plain(f"nvme smart-log failed: {_complaint(output)}"))
         return parse(output.stdout)
     except CommandTimedOut:
         raise
     except (HostError, OSError, ValueError) as error:
         return Health(unknown=plain(str(error)))
+
+
+def _complaint(output: Output) -> str:
+    """What nvme-cli complains of: 2.x says it as JSON, and its usage beside; 1.x on standard error."""
+    try:
+        return str(json.loads(output.stdout)["error"])
+    except (ValueError, KeyError, TypeError):
+        return (output.stderr.strip() or output.stdout.strip() or f"status {output.status}").splitlines()[0]
 
 
 def parse(text: str) -> Health:

@@ -123,10 +123,12 @@ def test_nvme_cli_is_asked(nvme, tmp_path: Path):
 
 def test_why_nothing_is_known(nvme, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     nvme("echo 'NVMe status: Invalid Field in Command(0x4002)' >&2; echo more >&2; exit 1")
-    assert read_health(HostRoot(), "nvme0").unknown == (
-        "nvme smart-log --output-format=json /dev/nvme0 ended with status 1: "
-        "NVMe status: Invalid Field in Command(0x4002) more"
-    )
+    failed = "nvme smart-log failed: "
+    assert read_health(HostRoot(), "nvme0").unknown == f"{failed}NVMe status: Invalid Field in Command(0x4002)"
+    nvme("""echo '{"error":"/dev/nvme0: No such file or directory"}'; echo 'Usage: nvme' >&2; exit 1""")
+    assert read_health(HostRoot(), "nvme0").unknown == f"{failed}/dev/nvme0: No such file or directory"
+    nvme("exit 3")
+    assert read_health(HostRoot(), "nvme0").unknown == f"{failed}status 3"
     nvme("echo none")
     assert "Expecting value" in read_health(HostRoot(), "nvme0").unknown
     (tmp_path / "nvme").chmod(0o644)
