@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pytest
@@ -66,6 +67,19 @@ def wait_sound(fleet, reason: str) -> dict:
     return fleet.wait("flashnode", "gpu-a", reached, namespace=None, timeout=30)
 
 
+@contextmanager
+def without(fleet, server: SimulatedServer, ssd_id: str) -> Iterator[None]:
+    """An SSD that is out of its server; the agent looks when it goes and when it is back."""
+    look = ("annotate", "--overwrite", "flashnode", server.name)
+    gone, disk = server.ssds.pop(ssd_id), server.disks.pop(ssd_id)
+    try:
+        fleet.kubectl(*look, f"look=without-{time.monotonic_ns()}")
+        yield
+    finally:
+        server.ssds[ssd_id], server.disks[ssd_id] = gone, disk
+        fleet.kubectl(*look, f"look=with-{time.monotonic_ns()}")
+
+
 def test_when_an_ssd_goes_pairs_change_an_event_says_so_and_what_was_better_stays_visible(fleet, simulation):
     server = simulation.servers["gpu-a"]
     before = fleet.get("flashnode", "gpu-a", None)["status"]
@@ -75,27 +89,23 @@ def test_when_an_ssd_goes_pairs_change_an_event_says_so_and_what_was_better_stay
     ]
     assert condition({"status": before}, "TopologySound")["reason"] == "Sound"
     assert events_about(fleet, "gpu-a") == [], "the first pairs of a server are no change"
-
-    gone, disk = server.ssds.pop("A2-1"), server.disks.pop("A2-1")
-    fleet.kubectl("annotate", "flashnode", "gpu-a", "look=again")
-    worse = wait_sound(fleet, "PairsWorse")
-    assert "GPU 22:00.0 had A2-1 at PIX since 20" in condition(worse, "TopologySound")["message"]
-    assert [(item["gpu"], item["id"], item["distance"]) for item in worse["status"]["pairs"]] == [
-        (GPU, "A1-1", "PIX"),
-        ("0000:22:00.0", "A1-1", "PHB"),
-    ]
-    assert worse["status"]["summary"]["neighbours"] == "1/2 PIX"
-    deadline = time.monotonic() + 20
-    while not (told := events_about(fleet, "gpu-a")):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    assert [(item["type"], item["note"]) for item in told] == [
-        ("Warning", "GPU 22:00.0: A2-1 at PIX → A1-1 at PHB"),
-    ]
-    assert "GPU 22:00.0 had A2-1 at PIX" in " ".join(fleet.flash("pairs", "gpu-a").split())
-
-    server.ssds["A2-1"], server.disks["A2-1"] = gone, disk
-    fleet.kubectl("annotate", "flashnode", "gpu-a", "look=yet-again")
+    with without(fleet, server, "A2-1"):
+        worse = wait_sound(fleet, "PairsWorse")
+        assert "GPU 22:00.0 had A2-1 at PIX since 20" in condition(worse, "TopologySound")["message"]
+        assert [(item["gpu"], item["id"], item["distance"]) for item in worse["status"]["pairs"]] == [
+            (GPU, "A1-1", "PIX"),
+            ("0000:22:00.0", "A1-1", "PHB"),
+        ]
+        assert worse["status"]["summary"]["neighbours"] == "1/2 PIX"
+        deadline = time.monotonic() + 20
+        while not (told := events_about(fleet, "gpu-a")):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert [(item["type"], item["note"]) for item in told] == [
+            ("Warning", "GPU 22:00.0: A2-1 at PIX → A1-1 at PHB"),
+        ]
+        assert "PairsChanged" in fleet.kubectl("describe", "flashnode", "gpu-a")
+        assert "GPU 22:00.0 had A2-1 at PIX" in " ".join(fleet.flash("pairs", "gpu-a").split())
     back = wait_sound(fleet, "Sound")
     assert back["status"]["pairs"] == before["pairs"]
     assert back["status"]["best"] == before["best"]
@@ -103,16 +113,14 @@ def test_when_an_ssd_goes_pairs_change_an_event_says_so_and_what_was_better_stay
 
 def test_an_admin_accepts_what_the_server_has_become(fleet, simulation):
     server = simulation.servers["gpu-a"]
-    gone, disk = server.ssds.pop("A2-1"), server.disks.pop("A2-1")
-    fleet.kubectl("annotate", "--overwrite", "flashnode", "gpu-a", "look=3")
-    wait_sound(fleet, "PairsWorse")
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    patch = json.dumps({"spec": {"pairsAcceptedAt": now}})
-    fleet.kubectl("patch", "flashnode", "gpu-a", "--type", "merge", "-p", patch)
-    accepted = wait_sound(fleet, "NoNeighbour")
-    assert {item["distance"] for item in accepted["status"]["best"]} == {"PIX", "PHB"}
-    server.ssds["A2-1"], server.disks["A2-1"] = gone, disk
-    fleet.kubectl("annotate", "--overwrite", "flashnode", "gpu-a", "look=4")
+    with without(fleet, server, "A2-1"):
+        wait_sound(fleet, "PairsWorse")
+        time.sleep(1)  # times in the API are whole seconds
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        patch = json.dumps({"spec": {"pairsAcceptedAt": now}})
+        fleet.kubectl("patch", "flashnode", "gpu-a", "--type", "merge", "-p", patch)
+        accepted = wait_sound(fleet, "NoNeighbour")
+        assert {item["distance"] for item in accepted["status"]["best"]} == {"PIX", "PHB"}
     wait_sound(fleet, "Sound")
 
 
@@ -248,6 +256,15 @@ def test_a_second_server_of_the_same_name_is_refused(fleet, simulation):
     other.start("gpu-a")
     with pytest.raises(Exception, match="system UUID uuid-of-gpu-a, this one is uuid-of-impostor: give this server"):
         other.wait_ended("gpu-a")
+
+
+def test_a_server_that_was_renamed_is_told_its_old_name(fleet, simulation):
+    renamed = SimulatedServer("gpu-a", "10.0.0.8", Network(), [], [])
+    other = Simulation(simulation.kubeconfig, {"gpu-new": renamed})
+    other.start("gpu-new")
+    with pytest.raises(Exception, match="this server is FlashNode gpu-a already: run the agent with --node gpu-a"):
+        other.wait_ended("gpu-new")
+    assert fleet.get("flashnode", "gpu-new", None) is None
 
 
 def test_a_deleted_flashnode_is_made_again(fleet, simulation):

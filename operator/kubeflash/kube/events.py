@@ -44,10 +44,11 @@ def event(
         now: when.
     """
     meta = regarding.metadata
+    prefix = meta.name[:50].rstrip(".-")
     return {
         "apiVersion": api_version(EVENT),
         "kind": EVENT.kind,
-        "metadata": {"generateName": f"{meta.name[:50]}.", "namespace": meta.namespace or CLUSTER_NAMESPACE},
+        "metadata": {"generateName": f"{prefix}-", "namespace": meta.namespace or CLUSTER_NAMESPACE},
         "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "type": kind,
         "reason": reason,
