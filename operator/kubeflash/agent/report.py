@@ -140,7 +140,8 @@ def report_node(
 def _ready(node: FlashNode, observation: Observation) -> Finding:
     if node.spec.paused:
         return true("Ready", "Paused", "spec.paused: the agent observes and reports, and changes nothing")
-    problems = observation.inventory.problems
+    worn = [f"SSD {ssd}: {'; '.join(said.critical)}" for ssd, said in observation.health.items() if said.critical]
+    problems = [*observation.inventory.problems, *worn]
     if problems:
         return true("Ready", "Problems", "; ".join(problems))
     return true("Ready", "AgentRunning")

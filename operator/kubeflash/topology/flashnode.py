@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kubeflash.api.v1alpha1 import FlashNode, PathHop, PciLink, PciLocation
 from kubeflash.topology.devices import NVME_CLASS, VENDORS
 from kubeflash.topology.links import edges
@@ -57,7 +59,9 @@ def server_of(node: FlashNode) -> Server:
     An SSD with several namespaces is one device: its bytes are added up, and it is left alone when all of them are.
     """
     status = node.status
-    devices = [from_location(gpu, gpu.device_class) for gpu in status.gpus]
+    devices = [
+        replace(from_location(gpu, gpu.device_class), vendor=gpu.vendor, device=gpu.device) for gpu in status.gpus
+    ]
     facts = {
         gpu.address: Facts(
             model=gpu.model or f"{VENDORS.get(gpu.vendor, gpu.vendor)} {gpu.device}".strip(), uuid=gpu.uuid

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from kubeflash.api.crds import root_schema
-from kubeflash.api.v1alpha1 import KINDS, Condition, Distance, FlashVolume, LabelSelector
+from kubeflash.api.v1alpha1 import KINDS, Condition, Distance, FlashNode, FlashVolume, LabelSelector
 
 META = {"name": "a", "namespace": "serving", "uid": "u", "resourceVersion": "1", "generation": 1}
 kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.info.kind)
@@ -124,3 +124,10 @@ def test_distances_are_ordered_by_how_far_they_are_not_by_letter():
     assert Distance.PHB < "NODE"
     assert Distance.SYS >= Distance.SYS
     assert [distance.is_neighbour for distance in order] == [True, True, False, False, False]
+
+
+def test_a_flashnode_of_an_earlier_agent_stays_readable():
+    old = {"metadata": {"name": "a"}, "status": {"kernel": {"release": "6.12", "nvmetTcp": True, "nvmeTcp": False}}}
+    kernel = FlashNode.from_json(old).status.kernel
+    assert kernel is not None
+    assert (kernel.nvmet_tcp.available, kernel.nvme_tcp.available, kernel.tls.available) == (True, False, False)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kubeflash.api.quantity import Quantity
 from kubeflash.api.v1alpha1.base import CONDITIONS, Column, ConditionList, KindInfo, Model, Resource, Rule
@@ -215,6 +215,12 @@ class Ability(Model):
 
     available: bool = Field(default=False, description="Whether it can.")
     how: str = Field(default="", description="How that was found out.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, said: Any) -> Any:
+        """Earlier agents said just yes or no: their FlashNodes stay readable until they are written anew."""
+        return {"available": said} if isinstance(said, bool) else said
 
 
 class Kernel(Model):
