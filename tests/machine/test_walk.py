@@ -219,10 +219,8 @@ def test_an_ssd_that_is_pulled_or_put_in_is_seen_within_seconds(fleet: Fleet, wa
     without = fleet.wait("flashnode", "gpu-a", gone, namespace=None, timeout=SETTLE)
     assert condition(without, "TopologySound")["reason"] == "PairsWorse"
     assert "had KFA1-1 at PXB" in condition(without, "TopologySound")["message"]
-    moved = {item["gpu"] for item in without["status"]["pairs"]} - {
-        item["gpu"] for item in without["status"]["pairs"] if item in before["pairs"]
-    }
-    assert moved == {item["gpu"] for item in before["pairs"] if item["id"] == "KFA1-1"}, "no other pair moves"
+    pairs = [{(item["gpu"], item["id"]) for item in status["pairs"]} for status in (before, without["status"])]
+    assert {ssd for _, ssd in pairs[0] - pairs[1]} == {"KFA1-1"}, "no other pair moves"
     server.plug_ssd("KFA1")
     back = fleet.wait("flashnode", "gpu-a", lambda it: not gone(it), namespace=None, timeout=SETTLE)
     assert [(item["gpu"], item["id"]) for item in back["status"]["pairs"]] == [

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from fleet import Fleet, attachment, condition, pool, volume
 from kubeflash.api.v1alpha1 import Distance
+from lab.processes import wait_until
 
 
 class Servers(Protocol):
@@ -40,7 +41,7 @@ def the_whole_thread(fleet: Fleet, servers: Servers, gpu: str, serial: str) -> N
     assert ready["status"]["bytes"] == 64 << 20
     assert ready["status"]["distance"] == "PIX"
     assert condition(ready, "Neighbour")["status"] == "True"
-    assert volume_id in servers.partitions("gpu-a")
+    wait_until("the volume has a device", lambda: volume_id in servers.partitions("gpu-a"), timeout=15)  # udev's work
 
     fleet.apply(attachment("t0-on-a", "t0", "gpu-a"))
     local = fleet.wait_ready("flashattachment", "t0-on-a")

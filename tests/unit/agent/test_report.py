@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from kubeflash.agent.report import is_gone
+from kubeflash.agent.report import is_gone, report_node
 from kubeflash.domain.disk import Label
 from kubeflash.domain.steps import CarvePartition, ClaimSsd, RemovePartition
-from support.objects import volume
-from support.simulated import Network, SimulatedServer, ssd
+from support.objects import T0, node, volume
+from support.simulated import Network, SimulatedServer, gpu, ssd
 
 V = volume("v", 1, deleting=True, status={"nodeName": "a", "ssd": "S-1", "release": True})
 
@@ -46,3 +46,43 @@ def test_an_ssd_that_is_away_unreadable_or_another_s_releases_nothing(server):
     assert not is_gone(V, server.observe())
     observed = server.observe()
     assert not is_gone(V, replace(observed, disks={}))
+
+
+def reported(server, before=None):
+    """The status that the agent writes, as JSON; None when there is nothing to write."""
+    known = before or node("a", 1, [], [])
+    written = report_node(known, server.observe(), {}, "key", T0)
+    return None if written is None else written.status
+
+
+def test_a_flashnode_tells_pairs_in_the_words_of_the_api():
+    server = SimulatedServer("a", "10.0.0.1", Network(), [gpu(1)], [ssd("S", 1)])
+    [pair] = reported(server)["pairs"]
+    assert pair == {
+        "gpu": "0000:12:00.0",
+        "ssd": "0000:13:00.0",
+        "id": "S-1",
+        "distance": "PIX",
+        "p2p": {"why": "whether ACS redirects it is not known"},
+        "why": "same switch 10:00.0",
+        "faults": [],
+    }
+    [best] = reported(server)["best"]
+    assert (best["gpu"], best["id"], best["distance"]) == ("0000:12:00.0", "S-1", "PIX")
+
+
+def test_what_did_not_change_is_not_written():
+    server = SimulatedServer("a", "10.0.0.1", Network(), [gpu(1)], [ssd("S", 1)])
+    known = node("a", 1, [], [])
+    written = known.model_validate({"metadata": {"name": "a", "generation": 1}, "status": reported(server, known)})
+    assert reported(server, written) is None
+
+
+def test_pairs_leave_out_what_is_somebody_else_s():
+    server = SimulatedServer("a", "10.0.0.1", Network(), [gpu(1)], [ssd("S", 1), ssd("T", 2)])
+    server.disks["S-1"] = replace(server.disks["S-1"], findings=("ext4",))
+    status = reported(server)
+    assert [(pair["id"], pair["distance"]) for pair in status["pairs"]] == [("T-1", "PHB")]
+    sound = next(item for item in status["conditions"] if item["type"] == "TopologySound")
+    assert (sound["status"], sound["reason"]) == ("False", "NoNeighbour")
+    assert "13:00.0: kubectl flash why" in sound["message"]

@@ -240,7 +240,6 @@ def test_v_says_the_numa_node_among_the_flags():
     assert 1 in nodes
 
 
-
 MACHINE = """\
 Slot:	{}4e:00.0
 Class:	3D controller{}

@@ -115,7 +115,7 @@ class NodePair(Model):
         "absent when the links do not say.",
         ge=0,
     )
-    p2p: PeerToPeerStatus = Field(description="Whether they can exchange data directly.")
+    p2p: PeerToPeerStatus = Field(alias="p2p", description="Whether they can exchange data directly.")
     why: str = Field(description="Why it is this SSD.")
     faults: list[PairFault] = Field(default=[], description="What is wrong on the way, each with a remedy.")
 
