@@ -25,7 +25,7 @@ RUN cd /src \
 
 FROM debian:trixie-slim
 RUN apt-get update \
- && apt-get install -y --no-install-recommends python3 fdisk util-linux nvme-cli iproute2 ca-certificates \
+ && apt-get install -y --no-install-recommends python3 fdisk util-linux nvme-cli pci.ids iproute2 ca-certificates \
  && apt-get clean \
  && rm -rf /var/lib/apt/lists/* \
  && python3 -m compileall -q -f --invalidation-mode unchecked-hash /usr/lib/python3*/

@@ -74,8 +74,8 @@ def test_discovery_finds_what_the_description_says(fleet: Fleet, walking):
     nearest = [(by_id[gpu["nearest"]["ssd"]], gpu["nearest"]["distance"], gpu["numaNode"]) for gpu in status["gpus"]]
     assert sorted(nearest) == [("KFA0", "PIX", 0), ("KFA1", "PXB", 0), ("KFA2", "PHB", 1)]
     abilities = ("nvmet", "nvmetTcp", "nvmeTcp", "authentication", "tls")
-    assert {name: status["kernel"][name]["available"] for name in abilities} == dict.fromkeys(abilities, True)
-    assert all(status["kernel"][name]["how"] for name in (*abilities, "nvmetRdma"))
+    assert {name: status["linux"][name]["available"] for name in abilities} == dict.fromkeys(abilities, True)
+    assert all(status["linux"][name]["how"] for name in (*abilities, "nvmetRdma"))
     assert status["internalAddress"] == "10.77.0.11"
     assert all(hop["kind"] != "Unknown" for gpu in status["gpus"] for hop in gpu["path"])
     assert ssds["KFA0"]["link"]["maxWidth"] >= 1

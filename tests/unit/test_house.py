@@ -67,7 +67,6 @@ def test_rbac_gives_the_agent_nothing_but_status_and_its_own_flashnode():
         if verb not in ("get", "list", "watch")
     }
     assert writes == {
-        ("events", "create"),
         ("flashnodes", "create"),
         ("flashnodes/status", "patch"),
         ("flashvolumes/status", "patch"),

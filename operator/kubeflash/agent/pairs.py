@@ -61,7 +61,8 @@ def _pair(view: PairView, ssd_id: str) -> NodePair:
         ssd=view.ssd,
         id=ssd_id,
         distance=view.distance,
-        megabytes_per_second=None if view.gbps is None else round(1000 * view.gbps),
+        megabytes_per_second=_megabytes(view.gbps),
+        alone=_megabytes(view.alone),
         p2p=PeerToPeerStatus(possible=view.peer_to_peer.possible, why=view.peer_to_peer.why),
         why=view.why,
         faults=[
@@ -70,6 +71,10 @@ def _pair(view: PairView, ssd_id: str) -> NodePair:
             if fault.serious  # what passes by itself would make a status that changes all the time
         ],
     )
+
+
+def _megabytes(gbps: float | None) -> int | None:
+    return None if gbps is None else round(1000 * gbps)
 
 
 def _sound(analysis: Analysis, worse: Sequence[str]) -> Finding:

@@ -295,9 +295,9 @@ class Agent:
             await self._send(report_attachment(attachment, observation, self._failures.get(nqn, ""), now))
 
     async def _tell_changes(self, node: FlashNode) -> None:
-        """An event about pairs that changed since `node` was read. The first pairs of a server are no change."""
+        """An event about pairs that changed since `node` was read. The first that were ever seen are no change."""
         now = self.feed.of(FlashNode).get(self._node)
-        if now is None or not node.status.system_uuid:
+        if now is None or not node.status.best:
             return
         before, pairs = node.status.pairs, now.status.pairs
         said = changes(before, pairs)

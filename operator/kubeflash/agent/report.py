@@ -42,7 +42,7 @@ MANAGER = "kubeflash-agent"
 NODE_FIELDS = (
     "observedGeneration",
     "systemUUID",
-    "kernel",
+    "linux",
     "publicKey",
     "internalAddress",
     "addresses",
@@ -120,7 +120,7 @@ def report_node(
     status = FlashNodeStatus(
         observed_generation=generation,
         system_uuid=inventory.system_uuid,
-        kernel=inventory.kernel,
+        linux=inventory.kernel,
         public_key=public_key,
         internal_address=observation.internal,
         addresses=list(observation.addresses),

@@ -15,7 +15,7 @@ from kubeflash import __version__
 from kubeflash.api.quantity import human_bytes
 from kubeflash.cli import completion, data, picture, text
 from kubeflash.cli.sources import Source, SourceError, from_cluster, from_file, from_machine
-from kubeflash.cli.terminal import Terminal, clean
+from kubeflash.cli.terminal import Terminal, clean, harmless_json
 from kubeflash.kube.errors import KubeError
 from kubeflash.topology.analysis import Analysis, analyse
 from kubeflash.topology.devices import GpuRules
@@ -187,7 +187,7 @@ def _data(form: str, documents: list[data.JSON]) -> str:
     """One server is an object, several are a list in one."""
     whole = documents[0] if len(documents) == 1 else {"items": documents}
     if form == "json":
-        return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+        return harmless_json(json.dumps(whole, indent=2, ensure_ascii=False)) + "\n"
     return yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
 
 

@@ -91,6 +91,7 @@ def _pair(view: PairView) -> JSON:
         "ssd": view.ssd,
         "distance": str(view.distance),
         "gbps": None if view.gbps is None else round(view.gbps, 3),
+        "gbpsAlone": None if view.alone is None else round(view.alone, 3),
         "sharedWith": list(view.shared_with),
         "p2p": {"possible": view.peer_to_peer.possible, "why": view.peer_to_peer.why},
         "why": view.why,

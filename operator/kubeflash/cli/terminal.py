@@ -12,7 +12,8 @@ from typing import Literal, TextIO
 
 NARROW = 80
 """Columns where nobody says how many there are."""
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_BEYOND_ASCII = r"\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+_UNPRINTABLE = re.compile(rf"[\x00-\x1f{_BEYOND_ASCII}]")
 _CODES = {"green": "32", "yellow": "33", "red": "31", "bold": "1", "dim": "2"}
 Colour = Literal["green", "yellow", "red", "bold", "dim"]
 
@@ -20,6 +21,11 @@ Colour = Literal["green", "yellow", "red", "bold", "dim"]
 def clean(text: str) -> str:
     """The text without what could command a terminal: a device, or a dump, says what it likes."""
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def harmless_json(document: str) -> str:
+    """JSON with the controls escaped that JSON itself lets stand as they are."""
+    return re.sub(f"[{_BEYOND_ASCII}]", lambda found: f"\\u{ord(found[0]):04x}", document)
 
 
 def shorten(text: str, width: int) -> str:
@@ -54,9 +60,9 @@ class Terminal:
         return f"\x1b[{_CODES[colour]}m{text}\x1b[0m"
 
     def wrap(self, text: str, indent: str = "", hanging: str | None = None) -> list[str]:
-        """The text in lines that fit, the first behind `indent`, the others behind `hanging`."""
+        """The text, made harmless, in lines that fit, the first behind `indent`, the others behind `hanging`."""
         return textwrap.wrap(
-            text,
+            clean(text),
             self.columns,
             initial_indent=indent,
             subsequent_indent=indent if hanging is None else hanging,
@@ -64,7 +70,8 @@ class Terminal:
         ) or [indent.rstrip()]
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[tuple[str, Colour | None]]]) -> list[str]:
-        """Columns as wide as their cells; the last one takes what is left, and is wrapped."""
+        """Columns as wide as their cells, which are made harmless; the last one takes what is left, and is wrapped."""
+        rows = [[(clean(text), colour) for text, colour in row] for row in rows]
         widths = [
             max(len(title), *(len(row[column][0]) for row in rows)) if rows else len(title)
             for column, title in enumerate(head[:-1])

@@ -244,6 +244,8 @@ def _walk(branch: _Branch, indent: str) -> Iterator[tuple[str, _Branch]]:
 
 def _fit(lines: list[tuple[str, _Branch]], terminal: Terminal) -> list[str]:
     """The lines of the tree, with columns that fit: names and ids are shortened first."""
+    for _, branch in lines:
+        branch.label, branch.details = clean(branch.label), tuple(map(clean, branch.details))
     first = max((len(prefix + branch.label) for prefix, branch in lines if branch.details), default=0)
     columns = [[branch.details[index] for _, branch in lines if len(branch.details) > index] for index in range(5)]
     widths = [max(map(len, column), default=0) for column in columns]

@@ -13,13 +13,14 @@ from kubeflash.api.v1alpha1 import BestPair, NodePair
 from kubeflash.topology.faults import short
 
 _AS_WIDE = 0.9
-"""A pair that has less than this share of the bandwidth that it had is worse; less than that is a rounding of links."""
+"""A pair whose narrowest link has less than this share of what it had is worse. Links that others use too, whose number
+changes with the hardware, are not counted against it: what a pair has alone is compared."""
 
 
 def best_of(pairs: Iterable[NodePair]) -> dict[str, NodePair]:
     """The best pair of each GPU, by its address: the nearest, then the widest, then the first."""
     found: dict[str, NodePair] = {}
-    for item in sorted(pairs, key=lambda item: (item.distance.rank, -(item.megabytes_per_second or 0))):
+    for item in sorted(pairs, key=lambda item: (item.distance.rank, -(item.alone or 0))):
         found.setdefault(item.gpu, item)
     return found
 
@@ -33,14 +34,13 @@ def remember(
         known: what is remembered.
         pairs: what is.
         now: the time, for what is new.
-        accepted_at: what was seen first before it is forgotten.
+        accepted_at: what was seen first before it is forgotten; a time that has not come yet says nothing.
     """
-    kept = {item.gpu: item for item in known if accepted_at is None or item.since >= accepted_at}
+    forget = accepted_at if accepted_at is not None and accepted_at <= now else None
+    kept = {item.gpu: item for item in known if forget is None or item.since >= forget}
     for gpu, item in best_of(pairs).items():
         if gpu not in kept or _is_worse(kept[gpu], item):
-            kept[gpu] = BestPair(
-                gpu=gpu, id=item.id, distance=item.distance, megabytes_per_second=item.megabytes_per_second, since=now
-            )
+            kept[gpu] = BestPair(gpu=gpu, id=item.id, distance=item.distance, alone=item.alone, since=now)
     return [kept[gpu] for gpu in sorted(kept)]
 
 
@@ -94,11 +94,11 @@ def _is_worse(one: NodePair | BestPair, other: NodePair | BestPair) -> bool:
     """Whether `one` is farther than `other`, or at the same distance clearly narrower. Unknown is neither."""
     if one.distance is not other.distance:
         return one.distance > other.distance
-    if one.megabytes_per_second is None or other.megabytes_per_second is None:
+    if one.alone is None or other.alone is None:
         return False
-    return one.megabytes_per_second < _AS_WIDE * other.megabytes_per_second
+    return one.alone < _AS_WIDE * other.alone
 
 
 def _words(item: NodePair | BestPair) -> str:
-    wide = f", {item.megabytes_per_second / 1000:.1f} GB/s" if item.megabytes_per_second is not None else ""
+    wide = f", {item.alone / 1000:.1f} GB/s" if item.alone is not None else ""
     return f"{item.id} at {item.distance}{wide}"

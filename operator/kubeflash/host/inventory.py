@@ -12,6 +12,7 @@ from kubeflash.host.kernel import read_kernel
 from kubeflash.host.nvme import NvmeSsd, find_ssds
 from kubeflash.host.pci import read_pci_devices
 from kubeflash.host.root import HostRoot
+from kubeflash.topology.cards import mark_cards
 from kubeflash.topology.devices import GpuRules
 from kubeflash.topology.server import Server
 from kubeflash.topology.tree import PciDevice
@@ -42,10 +43,12 @@ class Inventory:
 def discover(root: HostRoot, rules: GpuRules) -> Inventory:
     """Reads the server. Devices that come or go meanwhile are in it or not; nothing is raised for them."""
     tree = read_pci_devices(root)
-    gpus = tuple(device for device in tree if rules.is_gpu(device))
+    addresses = tuple(device.address for device in tree if rules.is_gpu(device))
+    tree = mark_cards(tree, addresses)
+    gpus = tuple(gpu for address in addresses if (gpu := tree.get(address)) is not None)
     ssds = find_ssds(root, tree)
     controllers = tuple(dict.fromkeys(ssd.pci.address for ssd in ssds))
-    server = Server("", "sysfs", tree, tuple(gpu.address for gpu in gpus), controllers)
+    server = Server("", "sysfs", tree, addresses, controllers)
     problems = [f"SSD {ssd.id} at {ssd.pci.address}: {ssd.trouble}" for ssd in ssds if ssd.trouble]
     uuid = ""
     try:

@@ -27,7 +27,8 @@ class Sockets:
     Attributes:
         nodes: the package of each NUMA node that has CPUs, all in one package.
         only_package: the package of a machine that has just one.
-        only_node: the NUMA node of a kernel that runs with just one.
+        only_node: the NUMA node of a kernel that runs with just one, on a machine that has not several packages: where
+            the firmware does not tell nodes, or makes one of several packages, it says nothing about a device's place.
     """
 
     nodes: Mapping[int, int]
@@ -61,7 +62,7 @@ def read_sockets(root: HostRoot) -> Sockets:
     return Sockets(
         nodes,
         only_package=every.pop() if len(every) == 1 else None,
-        only_node=int(online) if online.isascii() and online.isdecimal() else None,
+        only_node=int(online) if online.isascii() and online.isdecimal() and len(every - {None}) <= 1 else None,
     )
 
 

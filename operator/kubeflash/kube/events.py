@@ -19,7 +19,7 @@ EVENT = KindInfo(
 )
 CLUSTER_NAMESPACE = "default"
 """Where events about objects without a namespace must be."""
-_NOTE = 1024  # characters that the API server takes
+_NOTE = 1024  # bytes that the API server takes
 
 
 def event(
@@ -53,7 +53,7 @@ def event(
         "type": kind,
         "reason": reason,
         "action": action,
-        "note": note if len(note) <= _NOTE else note[: _NOTE - 1] + "…",
+        "note": _fitting(note),
         "regarding": {
             "apiVersion": api_version(regarding.info),
             "kind": regarding.info.kind,
@@ -64,3 +64,11 @@ def event(
         "reportingController": f"kubeflash.io/{component}",
         "reportingInstance": f"{component}-{meta.name}"[:128],
     }
+
+
+def _fitting(note: str) -> str:
+    """A note that is too long, cut between characters, with an ellipsis."""
+    content = note.encode()
+    if len(content) <= _NOTE:
+        return note
+    return content[: _NOTE - len("…".encode())].decode(errors="ignore") + "…"

@@ -48,7 +48,7 @@ Write = Patch | Apply
 def status_json(status: Model, fields: tuple[str, ...], conditions: list[Condition]) -> JSON:
     """The part of a status that one writer owns: `fields` (as in JSON) and its conditions; empty ones left out."""
     whole = status.to_json()
-    part = {name: whole[name] for name in fields if whole.get(name) not in (None, {}, [], "")}
+    part = {name: whole[name] for name in fields if _said(whole.get(name)) is not None}
     part["conditions"] = [condition.to_json() for condition in conditions]
     return part
 
@@ -63,7 +63,12 @@ def differs(current: Model, intent: JSON, fields: tuple[str, ...], condition_typ
         condition_types: the types of the conditions that it owns.
     """
     now = current.to_json()
-    if any((now.get(name) or None) != (intent.get(name) or None) for name in fields):
+    if any(_said(now.get(name)) != _said(intent.get(name)) for name in fields):
         return True
     theirs = {item["type"]: item for item in now.get("conditions", ()) if item["type"] in condition_types}
     return theirs != {item["type"]: item for item in intent["conditions"]}
+
+
+def _said(value: Any) -> Any:
+    """A field's value; None for one that is empty. No and 0 are something."""
+    return None if value in ({}, [], "") else value

@@ -31,9 +31,10 @@ class PairView:
     """A GPU and an SSD of its own.
 
     Attributes:
-        gbps: GB/s (10^9 bytes, a direction) when all pairs of the server work at once: the narrowest link of the way,
-            uplinks divided by the number of pairs whose way crosses them. Not divided are the links of the two devices
-            themselves: `shared_with` says with whom. None when nobody says.
+        gbps: GB/s (10^9 bytes, a direction) of the narrowest link of the way, uplinks of switches divided by the number
+            of pairs that cross them. Not divided are the links of the two devices themselves, which their other pairs
+            use too: `shared_with` says which GPUs. None when nobody says.
+        alone: the same with nothing divided.
         shared_with: other GPUs that have this SSD.
         why: why it is this SSD, in one line.
         faults: what is wrong on the way.
@@ -43,6 +44,7 @@ class PairView:
     ssd: str
     distance: Distance
     gbps: float | None
+    alone: float | None
     shared_with: tuple[str, ...]
     peer_to_peer: PeerToPeer
     why: str
@@ -109,7 +111,11 @@ def analyse(server: Server, *, previous: Collection[tuple[str, str]] = ()) -> An
     crossing = Counter(edge.upper for way in ways.values() for edge in way if edge.is_uplink)
     owners = {item.ssd: [other.gpu for other in pairs if other.ssd == item.ssd] for item in pairs}
     faults_of = _device_faults(server)
-    views = tuple(_view(server, item, ways[item], crossing, owners[item.ssd], faults_of) for item in pairs)
+    unsure = {gpu for (gpu, _), how_far in distances.items() if not how_far.is_known}
+    views = tuple(
+        _view(server, item, ways[item], crossing, owners[item.ssd], faults_of, unsure=item.gpu in unsure)
+        for item in pairs
+    )
     every = [fault for faults in faults_of.values() for fault in faults]
     every += [fault for view in views for fault in view.faults]
     faults = sorted(dict.fromkeys(every), key=lambda fault: not fault.serious)
@@ -136,7 +142,10 @@ def _view(
     crossing: Mapping[str, int],
     owners: list[str],
     faults_of: Mapping[str, list[Fault]],
+    *,
+    unsure: bool,
 ) -> PairView:
+    """One pair. `unsure`: of some SSD nobody says how far it is from the GPU."""
     gpu, ssd = server.device(item.gpu), server.device(item.ssd)
     whole = {edge.upper: edge.gbps(gpu=edge.lower == item.gpu) for edge in way}
     shares = {
@@ -149,22 +158,27 @@ def _view(
     ports = _ports_between(gpu, ssd)
     faults = [fault for edge in way for fault in faults_of.get(edge.upper, ())]
     faults += [acs_fault(step) for step in ports if step.hop.acs == "Redirect" and item.distance.is_neighbour]
-    alone = min((value for value in whole.values() if value is not None), default=0.0)
+    alone = min((value for value in whole.values() if value is not None), default=None)
     faults += [
         uplink_fault(edge, crossing[edge.upper], shares[edge.upper])
         for edge in way
-        if edge.is_uplink and edge.upper in shares and shares[edge.upper] == gbps and gbps < alone
+        if edge.is_uplink and alone is not None and gbps is not None and shares.get(edge.upper) == gbps < alone
     ]
-    if not is_neighbour(item.distance, switches=server.has_switches) and item.distance is not Distance.UNKNOWN:
+    near = is_neighbour(item.distance, switches=server.has_switches)
+    if not near and not unsure:
         faults.append(_relaxed(server, item))
+    why = _why(server, gpu, ssd, item.distance, others)
+    if not near and unsure and item.distance.is_known:
+        why += "; how far others are is not known"
     return PairView(
         gpu=item.gpu,
         ssd=item.ssd,
         distance=item.distance,
         gbps=gbps,
+        alone=alone,
         shared_with=others,
         peer_to_peer=_peer_to_peer(item.distance, ports),
-        why=_why(server, gpu, ssd, item.distance, others),
+        why=why,
         faults=tuple(faults),
     )
 
@@ -184,17 +198,20 @@ def _ports_between(one: PciDevice, other: PciDevice) -> tuple[Step, ...]:
 
 
 def _peer_to_peer(how_far: Distance, ports: tuple[Step, ...]) -> PeerToPeer:
-    """Linux lets peers talk directly below a common switch, unless a port on the way redirects them (pci_p2pdma)."""
+    """Peers talk directly below a common switch, unless a port on the way redirects them to the root complex.
+
+    What goes through host bridges is not direct, though Linux allows it on the platforms in drivers/pci/p2pdma.c.
+    """
     if how_far is Distance.UNKNOWN:
         return PeerToPeer(None, "the way between them is not known")
     if how_far in (Distance.NODE, Distance.SYS):
-        return PeerToPeer(False, "their way leads through two host bridges")
+        return PeerToPeer(False, "not directly: their way leads through two host bridges")
     if how_far is Distance.PHB:
-        return PeerToPeer(None, "through a host bridge: only where the kernel lists it as able to (pci_p2pdma)")
+        return PeerToPeer(None, "through a host bridge: where the kernel lists the platform as able to (pci_p2pdma)")
     switch_ports = [step for step in ports if step.kind != "RootPort"]
     redirecting = [short(step.hop.address) for step in switch_ports if step.hop.acs == "Redirect"]
     if redirecting:
-        return PeerToPeer(False, f"ACS redirects at {', '.join(redirecting)}")
+        return PeerToPeer(False, f"not directly: ACS redirects at {', '.join(redirecting)}")
     if any(step.hop.acs is None and step.kind == "SwitchDownstream" for step in switch_ports):
         return PeerToPeer(None, "whether ACS redirects it is not known")
     return PeerToPeer(True, "below a common switch, and no port redirects" if ports else "on one link")
@@ -245,12 +262,13 @@ def _root_view(server: Server, gpu: PciDevice, distances: Mapping[tuple[str, str
         for ssd, how_far in mine.items()
         if root and server.device(ssd).root_complex == root and not server.device(ssd).detached
     }
-    tells = bool(same) and set(same) == best and nearest is not Distance.UNKNOWN
+    sure = nearest is Distance.PIX or all(how_far.is_known for how_far in mine.values())
+    tells = bool(same) and set(same) == best and sure
     if not mine:
         verdict = "there is no SSD"
     elif not root:
         verdict = "the source does not say it"
-    elif nearest is Distance.UNKNOWN:
+    elif not sure:
         verdict = "whether it is right cannot be told from this source"
     elif not same:
         verdict = f"matches no SSD; the nearest is {nearest}"

@@ -12,7 +12,9 @@ from kubeflash.topology.tree import PciDevice
 VENDORS = {"10de": "NVIDIA", "1002": "AMD", "8086": "Intel"}
 """Makers of GPUs. A BMC's VGA is of others: ASPEED 1a03, Matrox 102b."""
 CLASSES = frozenset({"0300", "0302", "0380", "1200"})
-"""VGA, 3D and other display controllers, and processing accelerators (AMD Instinct, Intel Gaudi)."""
+"""VGA, 3D and other display controllers, and processing accelerators (AMD Instinct)."""
+EXTRA = frozenset({("1da3", "1200")})
+"""Makers of GPUs and of much else, each with the one class that counts: Habana (Intel Gaudi)."""
 NVME_CLASS = "0108"
 """Non-volatile memory controller; with programming interface 02 it is NVM Express."""
 _BMC_GRAPHICS = frozenset({("1002", "4752"), ("1002", "515e"), ("1002", "5969")})
@@ -32,7 +34,7 @@ class GpuRules:
 
     vendors: frozenset[str] = frozenset(VENDORS)
     classes: frozenset[str] = CLASSES
-    extra: frozenset[tuple[str, str]] = frozenset()
+    extra: frozenset[tuple[str, str]] = EXTRA
 
     @classmethod
     def parse(cls, extra: Iterable[str]) -> GpuRules:
@@ -49,7 +51,7 @@ class GpuRules:
                     f"{entry!r} is no vendor and class of GPUs: write four hex digits each, such as 1234:0380"
                 )
             pairs.add((match[1], match[2]))
-        return cls(extra=frozenset(pairs))
+        return cls(extra=EXTRA | pairs)
 
     def accept(self, vendor: str, device: str, class_code: str) -> bool:
         """Whether a device with these ids is a GPU."""

@@ -44,12 +44,12 @@ def link_faults(edge: Edge, what: str, *, gpu: bool) -> Iterator[Fault]:
     lower = edge.lower
     speed, best_speed, width, best_width = edge.speed, edge.best_speed, edge.width, edge.best_width
     slow = _less(speed, best_speed)
-    if slow and gpu and edge.idles:
+    if slow and gpu:
         yield Fault(
             "LinkIdle",
             lower,
             f"its link is at {_gts(speed)} now, can do {_gts(best_speed)}: GPUs lower it while they idle",
-            "look again while it works",
+            "look again while it works; if it stays so, reseat the GPU or its riser",
             serious=False,
         )
     elif slow:

@@ -16,22 +16,26 @@ def to_location(device: PciDevice, *, gpu: bool = False) -> PciLocation:
 
     Args:
         device: the device.
-        gpu: it is a GPU: the speed that its link has only while it idles is left out, on both ends. A status that
-            changed whenever a GPU falls asleep would be written all the time.
+        gpu: it is a GPU: the momentary speed of its link is left out, on both ends. A status that changed whenever a
+            GPU falls asleep would be written all the time.
     """
-    asleep = {edge.upper for _, edge in edges(device) if edge.lower == device.address and edge.idles} if gpu else set()
+    asleep: set[str] = set()
+    if gpu:
+        asleep = {edge.upper for _, edge in edges(device) if edge.lower == device.address}
+        asleep |= {hop.address for hop in device.bridges if hop.on_card}
     return PciLocation(
         address=device.address,
         numa_node=device.numa_node,
         socket=device.socket,
         root_complex=device.root_complex,
-        link=_to_api(device.link, asleep=bool(asleep)),
+        link=_to_api(device.link, asleep=gpu),
         path=[
             PathHop(
                 address=hop.address,
                 kind=hop.kind,
                 link=_to_api(hop.link, asleep=hop.address in asleep),
                 acs=hop.acs,
+                on_card=hop.on_card or None,
             )
             for hop in device.bridges
         ],
@@ -49,7 +53,9 @@ def from_location(location: PciLocation, class_code: str = "") -> PciDevice:
         socket=location.socket,
         root_complex=location.root_complex,
         link=_from_api(location.link),
-        path=tuple(Hop(hop.address, hop.kind, _from_api(hop.link), hop.acs) for hop in location.path),
+        path=tuple(
+            Hop(hop.address, hop.kind, _from_api(hop.link), hop.acs, bool(hop.on_card)) for hop in location.path
+        ),
     )
 
 
@@ -88,7 +94,7 @@ def server_of(node: FlashNode) -> Server:
         gpus=tuple(gpu.address for gpu in status.gpus),
         ssds=tuple(dict.fromkeys(ssd.address for ssd in status.ssds)),
         facts=facts,
-        kernel=status.kernel.words if status.kernel is not None else "",
+        kernel=status.linux.words if status.linux is not None else "",
         switched=status.switched,
     )
 

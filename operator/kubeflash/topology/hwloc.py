@@ -171,7 +171,7 @@ class _Reader:
     def _settle(self, device: PciDevice, place: _Place) -> PciDevice:
         package = place.only_package
         node = place.node
-        if node is None and len(self.nodes) == 1:
+        if node is None and len(self.nodes) == 1 and len(self.sockets) <= 1:
             node = next(iter(self.nodes))
         return replace(device, numa_node=node, socket=None if package is None else self.sockets[package])
 

@@ -14,8 +14,6 @@ from kubeflash.topology.distance import common
 from kubeflash.topology.tree import UNSAID, Link, PciDevice
 
 _PORTS = ("RootPort", "SwitchDownstream")
-_IDLE_SPEED = 5.0
-"""GT/s. GPUs lower their link's speed to 2.5 or 5 GT/s while they idle, and raise it within microseconds."""
 
 
 def lane_gbps(speed: float) -> float:
@@ -69,25 +67,18 @@ class Edge:
         """Lanes that both ends have, as far as they say it."""
         return _least(self.end.max_width, self.port.max_width)
 
-    @property
-    def idles(self) -> bool:
-        """Whether its speed is one that a GPU goes down to while it idles, and both ends can do more."""
-        return self.speed is not None and self.speed <= _IDLE_SPEED < (self.best_speed or 0)
-
     def gbps(self, *, gpu: bool = False) -> float | None:
         """GB/s (a direction) as trained; None when nobody says.
 
         Args:
-            gpu: a GPU is plugged in: a speed that it has only while it idles counts as the best one, so that the answer
-                does not depend on whether it works just now.
+            gpu: a GPU is plugged in. It lowers its link's speed while it idles, and raises it within microseconds: what
+                counts is the best speed of both ends, so that the answer does not depend on whether it works just now.
         """
         speed, width = self.speed, self.width
-        if speed is None and gpu:
-            speed = self.best_speed  # a FlashNode does not hold a GPU's momentary speed
+        if gpu and self.best_speed is not None:
+            speed = self.best_speed
         if speed is None or width is None:
             return _least(self.end.gbps, self.port.gbps)
-        if gpu and self.idles:
-            speed = self.best_speed or speed
         return lane_gbps(speed) * width
 
 
@@ -102,7 +93,8 @@ def _least(*values: _Number | None) -> _Number | None:
 def edges(device: PciDevice) -> tuple[tuple[int, Edge], ...]:
     """The links between the host bridge and a device, from the top.
 
-    Each with a number: how many bridges of the device's way are above it.
+    Each with a number: how many bridges of the device's way are above it. A GPU's link is the one above its card,
+    whatever bridges are on it.
     """
     steps = device.way
     found: list[tuple[int, Edge]] = []
@@ -114,11 +106,14 @@ def edges(device: PciDevice) -> tuple[tuple[int, Edge], ...]:
                 continue  # inside of a switch
         elif above is None and (below is not None or device.link == UNSAID):
             continue  # a root port, or a device of the root complex itself, is plugged into nothing
+        card = below is not None and below.hop.on_card
         port = above.hop.link if above is not None and above.kind in _PORTS else UNSAID
         end = device.link if below is None else UNSAID if below.kind == "SwitchDownstream" else below.hop.link
-        lower = device.address if below is None else below.hop.address
+        lower = device.address if below is None or card else below.hop.address
         upper = above.hop.address if above is not None and above.kind in _PORTS else lower
-        found.append((index, Edge(upper, lower, port, end, is_uplink=below is not None)))
+        found.append((index, Edge(upper, lower, port, end, is_uplink=below is not None and not card)))
+        if card:
+            break
     return tuple(found)
 
 

@@ -70,15 +70,16 @@ def _nearest(gpus: Sequence[PciDevice], ssds: Sequence[PciDevice]) -> tuple[list
     SSDs that hang on one switch are equally far from everything else, so that one of them speaks for all.
     """
     slots = {ssd.slot for ssd in ssds}
+    passed = {step.hop.address for device in (*gpus, *ssds) for step in device.way[:-1]}
     kinds: defaultdict[object, list[int]] = defaultdict(list)
     for number, ssd in enumerate(ssds):
-        kinds[_place(ssd)].append(number)
+        kinds[_place(ssd, passed)].append(number)
     spokesmen = [(ssds[numbers[0]], numbers) for numbers in kinds.values()]
     known: dict[object, tuple[list[int], Distance]] = {}
     nearest: list[list[int]] = []
     least: list[Distance] = []
     for gpu in gpus:
-        place = gpu.address if gpu.slot in slots else _place(gpu)
+        place = gpu.address if gpu.slot in slots else _place(gpu, passed)
         if place not in known:
             known[place] = _nearest_of(gpu, ssds if gpu.slot in slots else None, spokesmen)
         numbers, how_near = known[place]
@@ -103,15 +104,17 @@ def _nearest_of(
     return sorted(numbers), best
 
 
-def _place(device: PciDevice) -> object:
-    """What a device's distances from the devices of other slots depend on."""
+def _place(device: PciDevice, passed: Collection[str]) -> object:
+    """What a device's distances from the devices of other slots depend on.
+
+    Behind which downstream port of a switch it is makes no difference, unless others are beyond that port (`passed`).
+    """
     if device.path is None:
         return (device.root_complex, device.numa_node, device.socket, device.detached, None)
     steps = device.way
-    # behind which port of its switch it is makes no difference
-    above = steps[:-1] if len(steps) > 1 and steps[-1].kind == "SwitchDownstream" else steps
-    last = above[-1].hop.address if above else ""
-    return (device.root_complex, device.numa_node, device.socket, device.detached, len(above), last, device.slot[:-3])
+    if len(steps) > 1 and steps[-1].kind == "SwitchDownstream" and steps[-1].hop.address not in passed:
+        return (device.root_complex, device.numa_node, device.socket, device.detached, steps[-2].hop.address)
+    return (device.root_complex, device.numa_node, device.socket, device.detached, device.slot)
 
 
 def _groups(nearest: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from kubeflash.topology.cards import mark_cards
 from kubeflash.topology.devices import GpuRules, is_nvme
 from kubeflash.topology.errors import TopologyError
 from kubeflash.topology.tree import PciDevice, PciTree
@@ -91,7 +92,7 @@ class Server:
     def has_switches(self) -> bool:
         """Whether a GPU or SSD is behind a PCIe switch that leads to more than one place.
 
-        A switch on a card for its one GPU (AMD's MI50 has one) does not count: nothing can be beside that GPU.
+        A switch on a GPU's own card does not count: nothing can be beside that GPU.
         """
         if self.switched is not None:
             return self.switched
@@ -104,7 +105,8 @@ class Server:
                     below.setdefault(step.switch, set()).add(next_one)
                 elif step.kind == "SwitchDownstream":
                     below.setdefault(step.switch, set()).add(step.hop.address)
-        mine = {step.switch for device in (*self.gpu_devices, *self.ssd_devices) for step in device.way}
+        ways = [device.way for device in (*self.gpu_devices, *self.ssd_devices)]
+        mine = {step.switch for way in ways for step in way if not step.hop.on_card}
         return any(len(below.get(switch, ())) > 1 for switch in mine)
 
 
@@ -133,7 +135,7 @@ class Listing:
         tree = PciTree.of(self.devices)
         gpus = tuple(device.address for device in tree if rules.is_gpu(device))
         ssds = tuple(device.address for device in tree if is_nvme(device) and not device.physical_function)
-        return Server(self.name, self.source, tree, gpus, ssds, self.facts, self.kernel, self.unsaid)
+        return Server(self.name, self.source, mark_cards(tree, gpus), gpus, ssds, self.facts, self.kernel, self.unsaid)
 
 
 def require_both(server: Server) -> Server:
@@ -149,7 +151,11 @@ def require_both(server: Server) -> Server:
         raise TopologyError(f"there is no GPU among its {count}{hint}")
     if not server.ssds:
         raise TopologyError(f"there is no NVMe SSD (PCI class 0108) among its {count}")
+    if len(server.gpus) * len(server.ssds) > _MOST_DISTANCES:
+        raise TopologyError(f"{len(server.gpus)} GPUs and {len(server.ssds)} SSDs are more than any server has")
     return server
 
 
 _DISPLAYS = ("03", "12")
+_MOST_DISTANCES = 8192
+"""GPUs times SSDs of a dump: what is worked out and printed grows with it. 64 GPUs with 128 SSDs have as many."""

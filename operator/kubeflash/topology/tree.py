@@ -63,12 +63,14 @@ class Hop:
         link: what the bridge says of the link that it is at the end of: a root port or downstream port of the one
             below it, an upstream port of the one above it.
         acs: whether it redirects peer-to-peer requests; None when nobody says.
+        on_card: it is a port of the GPU's own card (`kubeflash.topology.cards`).
     """
 
     address: str
     kind: HopKind = "Unknown"
     link: Link = UNSAID
     acs: Acs | None = None
+    on_card: bool = False
 
 
 @dataclass(frozen=True)

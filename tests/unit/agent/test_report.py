@@ -9,6 +9,7 @@ import pytest
 from kubeflash.agent.report import is_gone, report_node
 from kubeflash.domain.disk import Label
 from kubeflash.domain.steps import CarvePartition, ClaimSsd, RemovePartition
+from kubeflash.kube.events import event
 from support.objects import T0, node, volume
 from support.simulated import Network, SimulatedServer, gpu, ssd
 
@@ -86,3 +87,11 @@ def test_pairs_leave_out_what_is_somebody_else_s():
     sound = next(item for item in status["conditions"] if item["type"] == "TopologySound")
     assert (sound["status"], sound["reason"]) == ("False", "NoNeighbour")
     assert "13:00.0: kubectl flash why" in sound["message"]
+
+
+def test_a_note_that_is_too_long_for_an_event_is_cut_to_the_bytes_that_the_api_server_takes():
+    body = event(
+        node("a", 1, [], []), kind="Normal", reason="R", action="A", note="→" * 1000, component="agent", now=T0
+    )
+    assert len(body["note"].encode()) <= 1024
+    assert body["note"].endswith("→…")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
 import pytest
 
+from kubeflash.api.v1alpha1 import FlashNode
 from kubeflash.cli import text
-from kubeflash.cli.terminal import Terminal
+from kubeflash.cli.__main__ import _node_says
+from kubeflash.cli.data import document
+from kubeflash.cli.sources import from_node
+from kubeflash.cli.terminal import Terminal, harmless_json
+from kubeflash.topology.analysis import analyse
 from kubeflash.topology.server import Facts
 from kubeflash.topology.tree import Link
+from support.objects import gpu_json, node, ssd_json
 from support.trees import analysed, gpu, place
 
 NARROW = Terminal(80)
@@ -121,6 +128,33 @@ def test_no_line_is_too_long(analysis, columns: int):
 def test_a_hostile_name_is_harmless():
     facts = {S0.address: Facts(model="\x1b[2J\x07EVIL\n")}
     assert not any(re.search(r"[\x00-\x1f]", line) for line in text.topology(analysed(G0, S0, facts=facts), NARROW))
+
+
+def test_nothing_that_a_flashnode_says_reaches_the_terminal_as_it_is():
+    """An agent on a server that was broken into writes what it likes."""
+    evil = "\x1b]0;X\x07\x9b2J\u202e"
+    body = node("gpu-a", 1, [gpu_json(0x12)], [ssd_json("A", 0x13), ssd_json("B", 0x23)]).to_json()
+    hostile = FlashNode.model_validate(_poisoned(body, evil))
+    source = from_node(hostile)
+    analysis = analyse(source.server, previous=source.previous)
+    lines = [*text.topology(analysis, NARROW, source.history), *text.pairs(analysis, NARROW, (evil,), matrix=True)]
+    for address in (*source.server.gpus, *source.server.ssds):
+        lines += text.why(analysis, address, NARROW, tuple(_node_says(source, address)))
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u202e]", "".join(lines))
+    drawn = harmless_json(json.dumps(document(analysis), ensure_ascii=False))
+    assert not re.search(r"[\x7f-\x9f\u202e]", drawn)
+    assert json.loads(drawn) == json.loads(json.dumps(document(analysis)))
+
+
+def _poisoned(value, evil: str):
+    """The same with every free text of it turned hostile."""
+    free = {"model", "uuid", "id", "serial", "reason", "firmware", "why", "name"}
+    if isinstance(value, dict):
+        return {
+            key: item + evil if key in free and isinstance(item, str) else _poisoned(item, evil)
+            for key, item in value.items()
+        }
+    return [_poisoned(item, evil) for item in value] if isinstance(value, list) else value
 
 
 def test_a_place_that_the_source_does_not_say_has_its_own_region():

@@ -20,7 +20,7 @@ def pair(how_far: str, ssd: str = "eui.1", *, gpu: str = GPU, wide: int | None =
         ssd="0000:4e:00.0",
         id=ssd,
         distance=Distance(how_far),
-        megabytes_per_second=wide,
+        alone=wide,
         p2p=PeerToPeerStatus(why="a test"),
         why="a test",
     )
@@ -69,6 +69,12 @@ def test_an_admin_accepts_what_is():
     assert [(item.gpu, item.distance, item.since) for item in accepted] == [(GPU, Distance.SYS, LATER)]
     assert became_worse(accepted, now, [GPU]) == []
     assert remember(accepted, now, LATER + timedelta(days=1), accepted_at=LATER - timedelta(minutes=1)) == accepted
+
+
+def test_a_time_that_has_not_come_yet_accepts_nothing():
+    """Else each pass would forget, and write, what the one before has just seen."""
+    best = remember([], [pair("PIX")], T0)
+    assert remember(best, [pair("SYS")], LATER, accepted_at=LATER + timedelta(hours=1)) == best
 
 
 def test_changes_are_told_for_each_gpu():

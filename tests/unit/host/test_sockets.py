@@ -24,8 +24,9 @@ def test_a_node_of_several_sockets_says_none(server: MadeUpServer):
     """Firmware that interleaves nodes, numa=off, and QEMU that makes a socket of each CPU."""
     server.processors({0: "0", 1: "1", 2: "2", 3: "3"}, {0: "0-3"})
     found = read_sockets(server.root)
-    assert found == Sockets({}, only_node=0)
-    assert found.socket(found.node(-1)) is None
+    assert found == Sockets({}), "that there is one node says nothing about which socket is near"
+    assert found.node(-1) is None
+    assert found.socket(found.node(0)) is None
 
 
 def test_a_node_without_cpus_says_none(server: MadeUpServer):

@@ -106,7 +106,7 @@ def test_acs_redirects_peers_and_the_fault_names_the_port():
     ssd = place("4a R4a:01.0 U4b:00.0 D4c:01.0 4e:00.0", acs={"4c:01.0": "Redirect"})
     analysis = analysed(G0, ssd)
     [pair] = analysis.pairs
-    assert (pair.peer_to_peer.possible, pair.peer_to_peer.why) == (False, "ACS redirects at 4c:01.0")
+    assert (pair.peer_to_peer.possible, pair.peer_to_peer.why) == (False, "not directly: ACS redirects at 4c:01.0")
     [fault] = analysis.faults
     assert (fault.kind, fault.address) == ("AcsRedirect", "0000:4c:01.0")
     assert "pci=disable_acs_redir=" in fault.remedy
@@ -177,6 +177,30 @@ def test_a_switch_on_a_card_for_its_one_gpu_does_not_count():
 def test_what_pcie_root_alone_would_say(ssds: list[str], tells: bool, verdict: str):
     [view] = analysed(G0, *map(place, ssds)).roots
     assert (view.root, view.tells, view.verdict) == ("pci0000:4a", tells, verdict)
+
+
+def test_an_ssd_that_may_be_nearer_makes_nothing_certain():
+    """SSDs behind an Intel VMD of which nobody says where it hangs."""
+    lost = replace(
+        place("e0 R10000:e0:02.0 10000:e1:00.0"), address="10000:e1:00.0", root_complex="pci10000:e0", detached=True
+    )
+    analysis = analysed(G0, lost, place("5a R5a:01.0 5b:00.0", numa=1))
+    [pair] = analysis.pairs
+    assert pair.distance is Distance.SYS
+    assert pair.why.endswith("how far others are is not known")
+    assert analysis.faults == ()
+    assert analysis.roots[0].verdict == "whether it is right cannot be told from this source"
+    [pair] = analysed(G0, S0, lost).pairs
+    assert (pair.why, pair.faults) == ("same switch 4b:00.0", ())
+
+
+def test_one_more_ssd_makes_no_pair_narrower_alone():
+    """What is remembered of a GPU's best is compared with what it has alone: more SSDs are no damage."""
+    uplink = {"5a:01.0": GEN4_X4, "5b:00.0": GEN4_X4}
+    ssds = [place(f"5a R5a:01.0 U5b:00.0 D5c:0{n}.0 5{'de'[n]}:00.0", ports=uplink) for n in range(2)]
+    one, two = analysed(G0, ssds[0]).pairs[0], analysed(G0, *ssds).pairs[0]
+    assert one.gbps > two.gbps
+    assert one.alone == two.alone
 
 
 def test_pairs_that_were_stay():

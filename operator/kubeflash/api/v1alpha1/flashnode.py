@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from kubeflash.api.quantity import Quantity
 from kubeflash.api.v1alpha1.base import CONDITIONS, Column, ConditionList, KindInfo, Model, Resource, Rule
@@ -24,7 +24,8 @@ class FlashNodeSpec(Model):
     pairs_accepted_at: datetime | None = Field(
         default=None,
         description="Time at which an admin accepted the server as it is: what pairs were before is forgotten, and no "
-        "longer counts as better. Such as the output of date -u +%FT%TZ.",
+        "longer counts as better. A time that has not come yet says nothing. Such as the output of date -u +%FT%TZ.",
+        json_schema_extra={"pattern": r"^20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"},
     )
 
 
@@ -43,6 +44,9 @@ class PathHop(Model):
     address: str = Field(description="PCI address of the bridge, such as 0000:4b:00.0.")
     kind: Literal["RootPort", "SwitchUpstream", "SwitchDownstream", "Bridge", "Unknown"] = Field(
         description="What the bridge is, by the Device/Port Type of its PCI Express capability."
+    )
+    on_card: bool | None = Field(
+        default=None, description="It is a port of the GPU's own card; absent for a port that others may share."
     )
     link: PciLink | None = Field(
         default=None,
@@ -70,7 +74,9 @@ class PciLocation(Model):
     socket: int | None = Field(
         default=None, description="Processor socket that the device is nearest to; absent when it is not known."
     )
-    root_complex: str = Field(description="Host bridge at the top of the path, such as pci0000:4a.")
+    root_complex: str = Field(
+        description="Host bridge at the top of the path, such as pci0000:4a.", pattern=r"^pci[0-9a-f]{4,8}:[0-9a-f]{2}$"
+    )
     link: PciLink | None = Field(default=None, description="The link above the device, as the device sees it.")
     path: list[PathHop] = Field(
         default=[],
@@ -111,9 +117,12 @@ class NodePair(Model):
     distance: Distance = Field(description="How far they are apart.")
     megabytes_per_second: int | None = Field(
         default=None,
-        description="MB/s (10^6 bytes, a direction) of the narrowest link between them, when all pairs work at once; "
-        "absent when the links do not say.",
+        description="MB/s (10^6 bytes, a direction) of the narrowest link between them, uplinks of switches divided by "
+        "the number of pairs that cross them; absent when the links do not say.",
         ge=0,
+    )
+    alone: int | None = Field(
+        default=None, description="MB/s of the narrowest link between them, while no other pair works.", ge=0
     )
     p2p: PeerToPeerStatus = Field(alias="p2p", description="Whether they can exchange data directly.")
     why: str = Field(description="Why it is this SSD.")
@@ -126,7 +135,7 @@ class BestPair(Model):
     gpu: str = Field(description="PCI address of the GPU.", pattern=PCI_ADDRESS)
     id: str = Field(description="Id of the SSD that was its nearest then.")
     distance: Distance = Field(description="How far it was.")
-    megabytes_per_second: int | None = Field(default=None, description="MB/s that the pair had.", ge=0)
+    alone: int | None = Field(default=None, description="MB/s of the narrowest link that the pair had.", ge=0)
     since: datetime = Field(description="When it was seen first.")
 
 
@@ -216,12 +225,6 @@ class Ability(Model):
     available: bool = Field(default=False, description="Whether it can.")
     how: str = Field(default="", description="How that was found out.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _bare(cls, said: Any) -> Any:
-        """Earlier agents said just yes or no: their FlashNodes stay readable until they are written anew."""
-        return {"available": said} if isinstance(said, bool) else said
-
 
 class Kernel(Model):
     """What the server's kernel can do. A module that is not loaded, but could be, counts."""
@@ -284,7 +287,10 @@ class FlashNodeStatus(Model):
         "Names are reused, this is not.",
         max_length=64,
     )
-    kernel: Kernel | None = Field(default=None, description="What the kernel can do.")
+    linux: Kernel | None = Field(  # not `kernel`: that held bare booleans, and a live field's type cannot change
+        default=None,
+        description="What the server's Linux kernel can do, and how that was found out.",
+    )
     public_key: str = Field(
         default="",
         description="The agent's X25519 public key, base64: keys meant for this server are sealed to it.",

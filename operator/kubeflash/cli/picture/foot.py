@@ -114,7 +114,7 @@ class Foot:
             ink.put(1, f'<path d="M{x:.1f} {y - 4:.1f}h24" stroke="{GREY}" stroke-width="{thickness(gbps):.1f}"/>')
             ink.text(x + 30, y, f"{gbps} GB/s", 12, most=80, fill=GREY)
             x += 36 + text_width(f"{gbps} GB/s", 12) + 8
-        notes = "PCIe links, GB/s one way as trained; a pair's GB/s when all pairs work at once. "
+        notes = "PCIe links, GB/s one way as trained; a pair's GB/s with uplinks shared by the pairs. "
         notes += "A tinted frame holds neighbours. G GPU, S SSD, P pair."
         ink.text(x + 6, y, notes, 12, most=MARGIN + room - x - 6, fill=GREY)
         return y

@@ -83,7 +83,7 @@ def link_text(edge: Edge | None, *, gpu: bool = False, brief: bool = False) -> s
     """Speed, lanes and bandwidth of a link: of a GPU's what it does when it works, brief ones without bandwidth."""
     if edge is None:
         return UNSAID
-    speed = edge.best_speed if gpu and (edge.idles or edge.speed is None) else edge.speed
+    speed = edge.best_speed if gpu and edge.best_speed is not None else edge.speed
     lanes = " ".join(
         [*([f"{speed:g} GT/s"] if speed is not None else []), *([f"x{edge.width}"] if edge.width is not None else [])]
     )
