@@ -184,10 +184,15 @@ def _view(
 
 
 def _relaxed(server: Server, item: Pair) -> Fault:
-    left = [short(ssd) for ssd in server.ssds if server.fact(ssd).reason]
+    gpu = server.device(item.gpu)
+    left = [
+        short(ssd.address)
+        for ssd in server.ssd_devices
+        if server.fact(ssd.address).reason and distance(gpu, ssd) < item.distance
+    ]
     remedy = "move an SSD to the GPU's own switch or host bridge; until then all data crosses the processor"
     if left:
-        remedy += f"; or free one that is left alone ({', '.join(left)}: kubectl flash why)"
+        remedy += f"; or free a nearer one that is left alone ({', '.join(left)}: kubectl flash why)"
     return Fault("NoNeighbour", item.gpu, f"no neighbour SSD: the nearest is at {item.distance}", remedy)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import ClassVar, Literal
 
@@ -245,7 +246,7 @@ class Kernel(Model):
 
     @property
     def words(self) -> str:
-        """The release and what it can do, in a few words: `6.12.1: tcp rdma auth tls`."""
+        """The version and what it can do, in a few words: `6.12: tcp rdma auth tls`."""
         can = {
             "tcp": self.nvmet_tcp.available and self.nvme_tcp.available,
             "rdma": self.nvmet_rdma.available,
@@ -253,7 +254,8 @@ class Kernel(Model):
             "tls": self.tls.available,
         }
         abilities = " ".join(word for word, available in can.items() if available)
-        return f"{self.release}: {abilities}" if abilities else self.release
+        version = ".".join(re.split(r"[.-]", self.release)[:2])
+        return f"{version}: {abilities}" if abilities else version
 
 
 class NodeAddress(Model):
