@@ -136,12 +136,17 @@ def narrowest_above(device: PciDevice, *, gpu: bool) -> float | None:
 
 def widths(gpus: Sequence[PciDevice], ssds: Sequence[PciDevice]) -> list[list[int]]:
     """For each GPU and SSD MB/s of the narrowest link between them, 0 when nobody says."""
-    above_gpu = [narrowest_above(gpu, gpu=True) for gpu in gpus]
-    above_ssd = [narrowest_above(ssd, gpu=False) for ssd in ssds]
+    above_gpu = [_megabytes(narrowest_above(gpu, gpu=True)) for gpu in gpus]
+    above_ssd = [(ssd, _megabytes(narrowest_above(ssd, gpu=False))) for ssd in ssds]
     return [
         [
-            round(1000 * ((_least(top, other) if gpu.root_complex != ssd.root_complex else narrowest(gpu, ssd)) or 0))
-            for ssd, other in zip(ssds, above_ssd, strict=True)
+            # on different host bridges the whole ways count; nobody's word (0) is no narrow link
+            (min(top, wide) or top or wide) if gpu.root_complex != ssd.root_complex else _megabytes(narrowest(gpu, ssd))
+            for ssd, wide in above_ssd
         ]
         for gpu, top in zip(gpus, above_gpu, strict=True)
     ]
+
+
+def _megabytes(gbps: float | None) -> int:
+    return round(1000 * (gbps or 0))
