@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from kubeflash.host import addresses, blank, claim, gpt, holders, identity, init
 from kubeflash.host.claim import Claim
 from kubeflash.host.errors import HostError
 from kubeflash.host.inventory import Inventory
-from kubeflash.host.nvme import LIVE, PASSING, NvmeSsd
+from kubeflash.host.nvme import LIVE, PASSING, NvmeSsd, find_ssds
 from kubeflash.host.partitions import KernelPartition
 from kubeflash.host.root import HostRoot
 from kubeflash.host.smart import HealthWatch
@@ -89,7 +89,7 @@ class Observer:
         Raises:
             HostError: when there is none, or several.
         """
-        found = [item for item in self.inventory().ssds if item.id == ssd]
+        found = [item for item in find_ssds(self._root) if item.id == ssd]
         if len(found) != 1:
             raise HostError(f"{len(found)} SSDs have the id {ssd} now; nothing is done to any")
         return found[0]
@@ -104,9 +104,9 @@ class Observer:
         Raises:
             HostError: when it is on none.
         """
-        machine = self.inventory()
-        disks = {ssd.id: self._disk(ssd) for ssd in machine.ssds}
-        name = self._partitions(machine, disks, {ssd: self.owner(ssd) for ssd in disks}).get(volume_id)
+        ssds = find_ssds(self._root)
+        disks = {ssd.id: self._disk(ssd) for ssd in ssds}
+        name = self._partitions(ssds, disks, {ssd: self.owner(ssd) for ssd in disks}).get(volume_id)
         if name is None:
             raise HostError(f"volume {volume_id} is on no SSD of this server now")
         return self._root.dev / name
@@ -121,7 +121,7 @@ class Observer:
         self._names = {ssd.id: ssd.device_name for ssd in machine.ssds}
         disks = {ssd.id: self._disk(ssd) for ssd in machine.ssds}
         owners = {ssd.id: self.owner(ssd.id) for ssd in machine.ssds}
-        volumes = self._partitions(machine, disks, owners)
+        volumes = self._partitions(machine.ssds, disks, owners)
         connections = initiator.connections(self._root)
         devices = {volume: self._root.dev / name for volume, name in volumes.items()}
         devices |= {item.uuid: Path(item.device) for item in connections if item.uuid and item.device}
@@ -192,11 +192,13 @@ class Observer:
             return replace(blank_view, trouble=ssd.trouble or str(error))
 
     @staticmethod
-    def _partitions(machine: Inventory, disks: Mapping[str, DiskView], owners: Mapping[str, Label]) -> dict[str, str]:
+    def _partitions(
+        ssds: Iterable[NvmeSsd], disks: Mapping[str, DiskView], owners: Mapping[str, Label]
+    ) -> dict[str, str]:
         """Kernel names of our volumes' partitions: by PARTUUID in the table, shown by the kernel at that place."""
         return {
             part.uuid: f"{ssd.device_name}p{part.number}"
-            for ssd in machine.ssds
+            for ssd in ssds
             if not disks[ssd.id].trouble and disks[ssd.id].label == owners[ssd.id]
             for part in volumes_of(disks[ssd.id].table)
             if part.number in disks[ssd.id].shown

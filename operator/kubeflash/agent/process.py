@@ -38,10 +38,10 @@ from kubeflash.domain.steps import (
 from kubeflash.host import uevents
 from kubeflash.host.errors import HostError
 from kubeflash.kube import runtime
-from kubeflash.kube.builtin import Namespace, Node
+from kubeflash.kube.builtin import EVENT, Namespace, Node
 from kubeflash.kube.client import Client, api_version
 from kubeflash.kube.errors import Conflict, KubeError, ServerError, Unreachable
-from kubeflash.kube.events import EVENT, event
+from kubeflash.kube.events import event
 from kubeflash.kube.feed import Feed, Watch
 from kubeflash.kube.leases import Lease, LeaseHeld
 from kubeflash.kube.writes import Write

@@ -28,11 +28,6 @@ _PEERS: Mapping[bool | None, tuple[str, Colour]] = {True: ("yes", "green"), Fals
 _NOT_PLACED = "place not said by this source"
 
 
-def distance_colour(how_far: Distance) -> Colour | None:
-    """Green for neighbours, red for what is far."""
-    return _COLOURS[how_far]
-
-
 def topology(analysis: Analysis, terminal: Terminal, history: tuple[str, ...] = ()) -> list[str]:
     """The tree of a server, its pairs, and what is wrong."""
     lines = [_headline(analysis.server, terminal), *_tree(analysis, terminal), ""]

@@ -1,4 +1,4 @@
-"""The few kinds of Kubernetes itself that KubeFlash reads, as far as it reads them."""
+"""The few kinds of Kubernetes itself that KubeFlash reads or writes, as far as it does."""
 
 from __future__ import annotations
 
@@ -30,5 +30,15 @@ LEASE = KindInfo(
     scope="Namespaced",
     columns=(),
     group="coordination.k8s.io",
+    version="v1",
+)
+
+EVENT = KindInfo(
+    kind="Event",
+    plural="events",
+    short=(),
+    scope="Namespaced",
+    columns=(),
+    group="events.k8s.io",
     version="v1",
 )

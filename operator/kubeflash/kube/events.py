@@ -5,18 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from kubeflash.api.v1alpha1 import KindInfo, Resource
+from kubeflash.api.v1alpha1 import Resource
+from kubeflash.kube.builtin import EVENT
 from kubeflash.kube.client import api_version
 
-EVENT = KindInfo(
-    kind="Event",
-    plural="events",
-    short=(),
-    scope="Namespaced",
-    columns=(),
-    group="events.k8s.io",
-    version="v1",
-)
 CLUSTER_NAMESPACE = "default"
 """Where events about objects without a namespace must be."""
 _NOTE = 1024  # bytes that the API server takes

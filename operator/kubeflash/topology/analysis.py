@@ -129,9 +129,11 @@ def _device_faults(server: Server) -> dict[str, list[Fault]]:
     gpus = set(server.gpus)
     for device in (*server.gpu_devices, *server.ssd_devices):
         for _, edge in edges(device):
+            if edge.upper in found:
+                continue  # an uplink is above several
             gpu = edge.lower in gpus
             what = "switch" if edge.is_uplink else "GPU" if gpu else "SSD"
-            found.setdefault(edge.upper, list(link_faults(edge, what, gpu=gpu)))
+            found[edge.upper] = list(link_faults(edge, what, gpu=gpu))
     return found
 
 
