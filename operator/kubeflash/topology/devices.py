@@ -19,6 +19,8 @@ NVME_CLASS = "0108"
 """Non-volatile memory controller; with programming interface 02 it is NVM Express."""
 _BMC_GRAPHICS = frozenset({("1002", "4752"), ("1002", "515e"), ("1002", "5969")})
 """AMD's own name on the VGA of older BMCs: Rage XL, ES1000."""
+_IN_PROCESSORS = frozenset({"0000:00:02.0", "0000:00:0b.0"})
+"""Where Intel's processors have their graphics (class 0300) and NPU (1200)."""
 _RULE = re.compile(r"([0-9a-f]{4}):([0-9a-f]{4})")
 
 
@@ -63,13 +65,14 @@ class GpuRules:
     def is_gpu(self, device: PciDevice) -> bool:
         """Whether a device counts as a GPU of the server.
 
-        A share of a GPU (SR-IOV virtual function) is not counted beside it. Intel's integrated graphics is left out: it
-        is function 00:02.0, on the root bus, on every platform that has one. A card of Intel's is behind a port; other
-        vendors' devices on a root bus are cards that a virtual machine was given.
+        A share of a GPU (SR-IOV virtual function) is not counted beside it. What is part of an Intel processor is left
+        out: on every platform that has them, its graphics is function 00:02.0 and its NPU 00:0b.0, on the root bus. A
+        card of Intel's is behind a port; other vendors' devices on a root bus are cards that a virtual machine was
+        given.
         """
         if device.physical_function or not self.accept(device.vendor, device.device, device.class_code):
             return False
-        return not (device.vendor == "8086" and device.address == "0000:00:02.0" and not device.bridges)
+        return not (device.vendor == "8086" and device.address in _IN_PROCESSORS and not device.bridges)
 
 
 def is_nvme(device: PciDevice) -> bool:

@@ -7,6 +7,7 @@ import re
 
 from kubeflash.topology import hwloc, lspci
 from kubeflash.topology.errors import BadDump
+from kubeflash.topology.pasted import unpasted
 from kubeflash.topology.server import Listing
 
 LIMIT = 64 << 20
@@ -24,7 +25,15 @@ _FOREIGN = (
     (b"<\0", "UTF-16: save it as UTF-8"),
     (b"\0<", "UTF-16: save it as UTF-8"),
 )
-_XML = re.compile(rb"\s*<[?!a-zA-Z]")
+_TOPOLOGY = re.compile(rb"(?:<!DOCTYPE topology[^<>]{0,200}>\s{0,200})?<topology[\s>]")
+_END_OF_TOPOLOGY = b"</topology>"
+_MARKUP = re.compile(rb"\s*<[?!a-zA-Z]")
+_OTHERS = (
+    (re.compile(rb"^[ \t>]{0,64}-(?:\+-)?\[[0-9a-f]{4,8}(?::[0-9a-f]{2})?\]-", re.MULTILINE), "lspci's tree (-t)"),
+    (re.compile(rb"^[ \t>]{0,64}Machine(?: L#0)? \(", re.MULTILINE), "lstopo's text, not its XML"),
+    (re.compile(rb"^[ \t>]{0,64}GPU0[ \t]{1,64}X[ \t]", re.MULTILINE), "nvidia-smi's matrix"),
+)
+_REMEDY = "make a dump with lstopo --whole-io topo.xml, or with lspci -vvv as root"
 
 
 def read_dump(content: bytes) -> Listing:
@@ -42,9 +51,25 @@ def read_dump(content: bytes) -> Listing:
     null = content.find(b"\0")
     if null >= 0:
         raise BadDump(f"it is binary: there is a NUL at byte {null}")
-    if _XML.match(content):
+    start = _TOPOLOGY.search(content)
+    if start is not None:
+        return hwloc.parse(_alone(content, start.start()))
+    text = unpasted(content)
+    if lspci.recognises(text):
+        return lspci.parse(text)
+    if _MARKUP.match(content):
         return hwloc.parse(content)
-    if lspci.recognises(content):
-        return lspci.parse(content)
     # further formats are told apart here
-    raise BadDump("it is empty" if not content.strip() else "it is neither hwloc XML nor lspci text")
+    if not content.strip():
+        raise BadDump("it is empty")
+    what = next((name for pattern, name in _OTHERS if pattern.search(text)), "neither hwloc XML nor lspci text")
+    raise BadDump(f"it is {what}: {_REMEDY}")
+
+
+def _alone(content: bytes, start: int) -> bytes:
+    """The XML of hwloc without what stands around it, such as a prompt; each line keeps its number."""
+    if not content.startswith(b"<"):
+        content = b"\n" * content.count(b"\n", 0, start) + content[start:]
+    end = content.rfind(_END_OF_TOPOLOGY) + len(_END_OF_TOPOLOGY)
+    after = content[end:].strip() if end >= len(_END_OF_TOPOLOGY) else b""
+    return content[:end] if after and not after.startswith(b"<") else content

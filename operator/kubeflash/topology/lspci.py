@@ -23,12 +23,12 @@ from dataclasses import dataclass, replace
 
 from kubeflash.topology.devices import GpuRules, is_nvme
 from kubeflash.topology.errors import BadDump
+from kubeflash.topology.pasted import unpasted
 from kubeflash.topology.pciids import BMC_GRAPHICS, CLASSES, MAKERS, MAKERS_BY_LENGTH
 from kubeflash.topology.reading import MOST_DEVICES, address_of, is_vmd, join_vmd_domains, plain, root_complex_of
 from kubeflash.topology.server import Facts, Listing
 from kubeflash.topology.tree import UNSAID, Acs, Hop, HopKind, Link, PciDevice
 
-_MOST_LINES = 1_000_000  # a server with 1000 functions has 80,000
 _LONGEST_LINE = 16384
 _MOST_VIRTUAL_FUNCTIONS = 1 << 20
 _REMEDY = "make the dump with lspci -vvv of all devices, as root"
@@ -39,8 +39,10 @@ _RECOGNISED = re.compile(
 _HEADER = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[0-9a-f]{2}\.[0-7](?:/[0-9a-f:.]+)*) +(\S.*)")
 _SLOT = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[0-9a-f]{2}\.[0-7](?:/[0-9a-f:.]+)*)")
 _STEP = re.compile(r"([0-9a-f]{2}):([01][0-9a-f])\.([0-7])")
-_AFTER_NAME = re.compile(r" \((?:rev|prog-if) [0-9a-f]{2}[) ]")
-_PROG_IF = re.compile(r" \(prog-if ([0-9a-f]{2})[) ]")
+_ADDRESS = re.compile(r"[0-9A-Fa-f:]{4,16}\.[0-7]\b")
+_AFTER_NAME = re.compile(r" ?\((?:rev|prog-if) [0-9a-f]{2}[) ]")  # some web pages lose the space
+_PROG_IF = re.compile(r"\(prog-if ([0-9a-f]{2})[) ]")
+_SILENT = "ff"
 _NUMBER = re.compile(r"(.*?) ?\[([0-9a-f]{4})\]")
 _NUMBERS = re.compile(r"(.*?) ?\[([0-9a-f]{4}):([0-9a-f]{4})\]")
 _BARE = re.compile(r"(?:Device )?([0-9a-f]{4}):([0-9a-f]{4})")
@@ -77,6 +79,7 @@ class _Function:
     Attributes:
         line: where it starts.
         above: what -PP says is above it, from the top; None without -PP.
+        silent: whether it does not answer: all that lspci reads of it is ones.
         details: how many lines it has that are understood.
         secondary: the bus below, of a bridge; 0 when nobody configured it.
         role: what its PCI Express capability says that it is.
@@ -97,6 +100,7 @@ class _Function:
     model: str = ""
     driver: str = ""
     numa_node: int | None = None
+    silent: bool = False
     details: int = 0
     secondary: int = 0
     subordinate: int = 0
@@ -150,18 +154,19 @@ def recognises(content: bytes) -> bool:
 
 
 def parse(content: bytes) -> Listing:
-    """The server that an output of lspci's describes.
+    """The server that an output of lspci's describes, whatever else is before and after it.
 
     Raises:
         BadDump: when it is none, lacks what tells who is beside whom, or contradicts itself.
     """
+    content = unpasted(content)
     if not recognises(content):
         raise BadDump(f"nothing in it looks like lspci's output: {_REMEDY}")
     reader = _Reader()
     for number, line in enumerate(_lines(content), 1):
         reader.take(number, line)
-    functions = reader.functions
-    if not functions or not any(function.details for function in functions.values()):
+    functions = reader.settled()
+    if not functions or not (reader.has_paths or any(function.details for function in functions.values())):
         raise BadDump("it is lspci's short output, without bus numbers: use lspci -vvv, as root")
     shares = _shares(functions)
     tree = _Tree(functions, shares, has_paths=reader.has_paths, is_machine=reader.is_machine)
@@ -170,7 +175,7 @@ def parse(content: bytes) -> Listing:
     vmds = [device for device in devices if is_vmd(device) and device.address not in unbound]
     joined, unjoined = join_vmd_domains(devices, vmds)
     return Listing(
-        source="lspci -vmm" if reader.is_machine else "lspci -vvv" if reader.is_detailed else "lspci -v",
+        source=reader.source,
         devices=joined,
         facts={function.name: Facts(model=function.model) for function in functions.values() if function.model},
         unsaid=(*_unsaid(functions.values(), reader, tree.lost), *unjoined),
@@ -178,8 +183,6 @@ def parse(content: bytes) -> Listing:
 
 
 def _lines(content: bytes) -> Iterator[bytes]:
-    if content.count(b"\n") >= _MOST_LINES:
-        raise BadDump(f"it has more than {_MOST_LINES} lines: that is no server's lspci")
     for number, line in enumerate(content.split(b"\n"), 1):
         if len(line) > _LONGEST_LINE:
             raise BadDump(f"line {number} has {len(line)} bytes: that is not lspci's output")
@@ -190,7 +193,6 @@ class _Reader:
     """Takes the lines as they come.
 
     Attributes:
-        functions: by address.
         is_machine: whether it is -vmm.
         is_detailed: whether it is -vv or -vvv, not -v.
         has_paths: whether it is -PP.
@@ -198,12 +200,15 @@ class _Reader:
     """
 
     def __init__(self) -> None:
-        self.functions: dict[_Address, _Function] = {}
         self.is_machine = False
         self.is_detailed = False
         self.has_paths = False
         self.names_only = False
+        self._functions: dict[_Address, _Function] = {}
+        self._again: list[tuple[_Function, _Function]] = []
         self._open: _Function | None = None
+        self._header = ""
+        self._after_blank = False
         self._in_machine_record = False
         self._capability = b""
         self._takers: dict[bytes, Callable[[_Function, bytes], bool]] = {
@@ -221,22 +226,58 @@ class _Reader:
             b"Kernel driver in use": self._take_driver,
         }
 
+    @property
+    def source(self) -> str:
+        """What was read, in words."""
+        return "lspci -vmm" if self.is_machine else "lspci -vvv" if self.is_detailed else "lspci -v"
+
+    def settled(self) -> dict[_Address, _Function]:
+        """All functions, by address.
+
+        Raises:
+            BadDump: when two have the same one. A short listing before or after the details is no contradiction.
+        """
+        for earlier, later in self._again:
+            detailed, brief = (later, earlier) if later.details else (earlier, later)
+            told = zip((brief.kind, brief.vendor, brief.device), (detailed.kind, detailed.vendor, detailed.device))  # noqa: B905
+            if brief.details or any(one and other and one != other for one, other in told):
+                raise BadDump(
+                    f"two devices have the address {later.name} (lines {earlier.line} and {later.line}):"
+                    " keep one dump alone"
+                )
+            self._functions[detailed.address] = detailed
+        return self._functions
+
     def take(self, number: int, line: bytes) -> None:
         """The next line."""
         if not line or line.isspace():
-            self._open = None
-        elif line[:1] in b" \t":
-            if self._open is not None and not self._in_machine_record:
-                key, _, rest = line.strip().partition(b":")
-                taker = self._takers.get(key)
-                if taker is not None and taker(self._open, line.strip() if key in _WHOLE else rest.strip()):
-                    self._open.details += 1
-        elif self._open is not None and self._in_machine_record:
-            self._take_field(self._open, line)
-        else:
-            self._take_start(number, line.decode(errors="replace").strip())
+            self._after_blank = True
+            return
+        after_blank, self._after_blank = self._after_blank, False
+        key, _, rest = line.strip().partition(b":")
+        indented = line[:1] in b" \t"
+        if self._open is not None and self._take_detail(self._open, key, rest.strip(), line.strip(), indented=indented):
+            return
+        if not indented:
+            self._take_start(number, line.decode(errors="replace").strip(), after_blank=after_blank)
 
-    def _take_start(self, number: int, text: str) -> None:
+    def _take_detail(self, function: _Function, key: bytes, rest: bytes, line: bytes, *, indented: bool) -> bool:
+        """A line of a device's block, which web pages may have robbed of its indent; whether it is one."""
+        if self._in_machine_record:
+            if indented or key not in _FIELDS or (key == b"Device" and _SLOT.fullmatch(rest.decode(errors="replace"))):
+                return False
+            self._take_field(function, key, rest.decode(errors="replace"))
+            return True
+        taker = self._takers.get(key)
+        if taker is None:
+            self._header = "" if indented else self._header
+            return False
+        self._header = ""
+        if taker(function, line if key in _WHOLE else rest):
+            function.details += 1
+        return True
+
+    def _take_start(self, number: int, text: str, *, after_blank: bool) -> None:
         key, _, rest = text.partition(":")
         slot = _SLOT.fullmatch(rest.strip()) if key in ("Slot", "Device") else None
         if slot is not None:
@@ -245,14 +286,25 @@ class _Reader:
             self._open.details += 1
             return
         header = _HEADER.fullmatch(text)
-        if header is None:
-            return  # what the shell or libpci said in between
-        self._in_machine_record = False
-        function = self._open = self._add(number, header[1], header[2])
-        interface = _PROG_IF.search(header[3])
-        function.interface = interface[1] if interface else "00"
-        kind, _, name = _AFTER_NAME.split(header[3], maxsplit=1)[0].partition(": ")
+        if header is not None:
+            self._in_machine_record = False
+            self._open = self._add(number, header[1], header[2])
+            self._header = header[3]
+            self._take_header(self._open)
+        elif after_blank or _ADDRESS.match(text):
+            self._open = None  # something else begins here
+        elif self._open is not None and self._header and not (self._open.kind and self._open.vendor):
+            self._header = f"{self._header} {text}"[:_LONGEST_LINE]  # mail programs wrap long lines
+            self._take_header(self._open)
+
+    def _take_header(self, function: _Function) -> None:
+        interface = _PROG_IF.search(self._header)
+        kind, _, name = _AFTER_NAME.split(self._header, maxsplit=1)[0].partition(": ")
         function.kind = _class_of(kind)
+        function.silent = interface is not None and interface[1] == _SILENT
+        function.interface = interface[1] if interface is not None and not function.silent else "00"
+        if function.kind == "0108" and (interface is None or function.silent):
+            function.interface = ""  # where nobody says which, an SSD is believed to be one
         self._name(function, name)
 
     def _add(self, number: int, domain: str | None, slots: str) -> _Function:
@@ -267,16 +319,13 @@ class _Reader:
         *above, address = steps
         if len(set(steps)) != len(steps):
             raise BadDump(f"line {number}: the path of {address_of(*address)} goes round in a loop")
-        earlier = self.functions.get(address)
-        if earlier is not None:
-            name = address_of(*address)
-            raise BadDump(
-                f"two devices have the address {name} (lines {earlier.line} and {number}): keep one dump alone"
-            )
-        if len(self.functions) >= MOST_DEVICES:
+        if len(self._functions) + len(self._again) >= MOST_DEVICES:
             raise BadDump(f"line {number}: more than {MOST_DEVICES} devices: that is no server")
         self.has_paths = self.has_paths or bool(above)
-        function = self.functions[address] = _Function(address, number, tuple(above))
+        function = _Function(address, number, tuple(above))
+        earlier = self._functions.setdefault(address, function)
+        if earlier is not function:
+            self._again.append((earlier, function))
         self._capability = b""
         return function
 
@@ -301,10 +350,8 @@ class _Reader:
         if not function.device and function.vendor == "1002":
             function.device = next((number for words, number in BMC_GRAPHICS.items() if words in model), "")
 
-    def _take_field(self, function: _Function, line: bytes) -> None:
+    def _take_field(self, function: _Function, key: bytes, text: str) -> None:
         """A line of -vmm."""
-        key, _, rest = line.partition(b":")
-        text = rest.decode(errors="replace").strip()
         if key == b"Class":
             function.kind = _class_of(text)
         elif key == b"Vendor":
@@ -315,7 +362,7 @@ class _Reader:
         elif key == b"ProgIf" and re.fullmatch("[0-9a-f]{2}", text):
             function.interface = text
         elif key == b"NUMANode":
-            self._take_numa_node(function, rest.strip())
+            self._take_numa_node(function, text.encode())
         elif key == b"Driver":
             function.driver = plain(text)
 
@@ -390,11 +437,15 @@ class _Reader:
 
     def _take_driver(self, function: _Function, text: bytes) -> bool:
         function.driver = plain(text.decode(errors="replace"))
-        return True
+        return False  # `lspci -k` says it too
 
 
 _WHOLE = frozenset({b"Initial VFs", b"VF offset"})
 """Lines that hold several things: read as a whole."""
+_FIELDS = frozenset(
+    b"Class Vendor Device SVendor SDevice PhySlot Rev ProgIf Driver Module NUMANode DTNode IOMMUGroup".split()
+)
+"""What the lines of a record of -vmm are called, but for its first."""
 
 
 def _class_of(text: str) -> str:
@@ -613,4 +664,14 @@ def _unsaid(functions: Iterable[_Function], reader: _Reader, lost: int) -> list[
         said.append("Not all makers are known by the name that lspci gives: use lspci -vvvnn for numbers.")
     if lost and not reader.is_machine:
         said.append(f"The bridges above {lost} of {len(functions)} PCI devices are missing.")
+    silent = [function.name for function in functions if function.silent]
+    if silent:
+        said.append(f"{len(silent)} devices do not answer, {silent[0]} among them: off the bus, or asleep.")
+    last = max(functions, key=lambda function: function.address)
+    beyond = sum(last.bus < (function.address[0], function.secondary) for function in functions)
+    if beyond:
+        said.append(
+            f"Nothing is listed beyond {last.name}, though bridges lead there ({beyond}): their slots are empty, or the"
+            " text is cut off."
+        )
     return said

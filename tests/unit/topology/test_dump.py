@@ -27,10 +27,27 @@ def test_the_format_is_found_out(before: bytes, content: bytes, source: str):
     assert listing.server().gpus == ("0000:00:05.0",)
 
 
+@pytest.mark.parametrize("before", [b"\n", b" \n\n", b"$ lstopo --of xml\n", b"Here it is:\n\n```xml\n"])
+@pytest.mark.parametrize("after", [b"", b"\n\n", b"\n```\nthanks\n", b"\n$ "])
+@pytest.mark.parametrize("start", [HWLOC, HWLOC.replace(b"\n", b'\n<!DOCTYPE topology SYSTEM "hwloc2.dtd">\n', 1)])
+def test_xml_out_of_a_terminal_or_a_page(before: bytes, after: bytes, start: bytes):
+    assert read_dump(before + start + after).server().gpus == ("0000:00:05.0",)
+
+
+def test_lines_keep_their_numbers():
+    with pytest.raises(BadDump, match="in line 4"):
+        read_dump(b"$ lstopo --of xml\n\n" + HWLOC[:-20])
+
+
 FOREIGN = {
     "empty": (b"", "empty"),
     "blank": (b" \n\t\n", "empty"),
     "text": (b"hello", "neither hwloc XML nor lspci"),
+    "lspci -tv": (b"$ lspci -tv\n-+-[0000:00]-+-00.0  Intel Corporation\n", "lspci's tree (-t): make a dump with"),
+    "lspci -t, one root": (b"-[0000:00]-+-00.0\n           +-01.0\n", "lspci's tree (-t): make a dump with"),
+    "lstopo's text": (b"Machine (504GB total)\n  Package L#0\n", "lstopo's text, not its XML"),
+    "nvidia-smi topo -m": (b"\tGPU0\tGPU1\nGPU0\t X \tNV12\n", "nvidia-smi's matrix"),
+    "NCCL's topology": (b'<system version="1"><cpu numaid="0"/></system>', "starts with <system>"),
     "JSON": (b'{"kind": "FlashNode"}', "neither hwloc XML nor lspci"),
     "HTML": (b"<!DOCTYPE html><html></html>", "starts with <html>"),
     "gzip": (gzip.compress(LSPCI), "gzip"),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 
@@ -203,6 +204,71 @@ def test_the_same_machine(name: str):
         assert (device.vendor, device.class_code, device.link) == (same.vendor, same.class_code, same.link)
         assert device.physical_function == same.physical_function
     assert found.facts == expected.facts
+
+
+LISTED = "".join(f"{block.splitlines()[0]}\n" for block in SWITCHED.strip().split("\n\n"))
+
+
+@pytest.mark.parametrize("text", [LISTED + SWITCHED, SWITCHED + LISTED, named(LISTED) + "$ lspci -vvvnn\n" + SWITCHED])
+def test_a_short_listing_beside_the_details_is_no_contradiction(text: str):
+    assert places(read(text)) == places(read(SWITCHED))
+
+
+def test_output_of_other_commands_is_no_detail_of_the_last_device():
+    after = "\n$ ip link\n2: eth0\n\tBus: primary=4a, secondary=09, subordinate=09, sec-latency=0\n"
+    assert places(read(SWITCHED + after)) == places(read(SWITCHED))
+
+
+def test_an_address_that_is_not_understood_does_not_lend_its_details_to_another():
+    text = SWITCHED + "4F:00.0 3D controller: x\n\tNUMA node: 0\n"
+    assert [device.numa_node for device in read(text).devices] == [
+        device.numa_node for device in read(SWITCHED).devices
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "00:05.0 Non-Volatile memory\ncontroller: Samsung Electronics Co Ltd Device a824 (prog-if 02 [NVM Express])",
+        "00:05.0 Non-Volatile memory controller: Samsung\nElectronics Co Ltd Device a824 (prog-if 02 [NVM Express])",
+        "00:05.0 Non-Volatile memory controller [0108]: Samsung Electronics Co Ltd Device [144d:a824](rev 01) (prog-if",
+    ],
+)
+def test_a_wrapped_line(line: str):
+    (found,) = read(f"{line}\n\tControl: I/O-\n").server().ssd_devices
+    assert (found.vendor, found.device) == ("144d", "a824")
+
+
+def test_paths_need_no_details():
+    listing = read(with_paths(LISTED))
+    assert places(listing) == places(read(SWITCHED))
+    assert {
+        distance(*pair) for pair in itertools.product(listing.server().gpu_devices, listing.server().ssd_devices)
+    } == {Distance.PIX}
+
+
+def test_a_cut_that_may_hide_devices_is_mentioned():
+    cut = SWITCHED[: SWITCHED.index("4b:00.1")]
+    assert any("cut off" in sentence for sentence in read(cut).unsaid)
+    assert not any("cut off" in sentence for sentence in read(SWITCHED).unsaid)
+
+
+def test_devices_that_do_not_answer_are_there():
+    def off(kind: str, address: str) -> str:
+        header = re.sub(r" \((rev|prog-if).*", "", block(address, kind).splitlines()[0])
+        return f"{header} (rev ff) (prog-if ff)\n\t!!! Unknown header type 7f\n\tKernel driver in use: x\n\n"
+
+    listing = read(port("00:01.0", "01") + off("ssd", "01:00.0") + port("00:02.0", "02") + off("gpu", "02:00.0"))
+    server = listing.server()
+    assert (server.gpus, server.ssds) == (("0000:02:00.0",), ("0000:01:00.0",))
+    assert distance(*server.gpu_devices, *server.ssd_devices) is Distance.PHB
+    assert any("2 devices do not answer, 0000:01:00.0 among" in sentence for sentence in listing.unsaid)
+
+
+def test_what_is_part_of_an_intel_processor_is_no_gpu():
+    npu = "00:0b.0 Processing accelerators [1200]: Intel Corporation Meteor Lake NPU [8086:7d1d]\n\tControl: \n"
+    assert read(npu).server().gpus == ()
+    assert read(port("00:01.0", "01") + npu.replace("00:0b.0", "01:00.0")).server().gpus == ("0000:01:00.0",)
 
 
 def test_numbers_alone():
@@ -471,6 +537,8 @@ BAD = {
     "no upstream port, without root": (without(without_root(), "49"), "is missing"),
     "no root port": (without(SWITCHED, "48"), "is missing"),
     "two devices with one address": (SWITCHED + only(SWITCHED, "4e"), "have the address 0000:4e:00.0"),
+    "a listing and details of two servers": (LISTED.replace("[10de:2330]", "[10de:20b2]") + SWITCHED, "4e:00.0 (lines"),
+    "lspci -nnk": (LISTED.replace("\n", "\n\tKernel driver in use: pcieport\n"), "use lspci -vvv"),
     "two dumps in one": (SWITCHED + SWITCHED, "have the address 0000:00:00.0"),
     "two bridges to one bus": (
         port("00:01.0", "01-01") + port("00:02.0", "01-01") + CARD,
