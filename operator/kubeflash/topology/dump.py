@@ -7,7 +7,7 @@ import re
 
 from kubeflash.topology import hwloc, lspci
 from kubeflash.topology.errors import BadDump
-from kubeflash.topology.pasted import unpasted
+from kubeflash.topology.pasted import unescaped, unpasted
 from kubeflash.topology.server import Listing
 
 LIMIT = 64 << 20
@@ -51,6 +51,8 @@ def read_dump(content: bytes) -> Listing:
     null = content.find(b"\0")
     if null >= 0:
         raise BadDump(f"it is binary: there is a NUL at byte {null}")
+    if b"&lt;topology" in content and b"<topology" not in content:
+        content = unescaped(content)
     start = _TOPOLOGY.search(content)
     if start is not None:
         return hwloc.parse(_alone(content, start.start()))
@@ -68,8 +70,9 @@ def read_dump(content: bytes) -> Listing:
 
 def _alone(content: bytes, start: int) -> bytes:
     """The XML of hwloc without what stands around it, such as a prompt; each line keeps its number."""
-    if not content.startswith(b"<"):
+    within = start > 0 and not content.startswith((b"<?", b"<!"))
+    if within:
         content = b"\n" * content.count(b"\n", 0, start) + content[start:]
-    end = content.rfind(_END_OF_TOPOLOGY) + len(_END_OF_TOPOLOGY)
-    after = content[end:].strip() if end >= len(_END_OF_TOPOLOGY) else b""
-    return content[:end] if after and not after.startswith(b"<") else content
+    head, end, after = content.rpartition(_END_OF_TOPOLOGY)
+    after = after.strip()
+    return head + end if end and after and (within or not after.startswith(b"<")) else content

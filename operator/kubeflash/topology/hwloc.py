@@ -63,6 +63,8 @@ def parse(content: bytes) -> Listing:
     try:
         reader.parser.Parse(content, True)
     except expat.ExpatError as error:
+        if error.code == expat.errors.codes[expat.errors.XML_ERROR_JUNK_AFTER_DOC_ELEMENT]:
+            raise BadDump(f"something follows its end in line {error.lineno}: make one file a machine") from error
         raise BadDump(
             f"the XML is damaged or incomplete in line {error.lineno}: {expat.ErrorString(error.code)}"
         ) from error

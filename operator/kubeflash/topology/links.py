@@ -78,7 +78,9 @@ class Edge:
         if gpu and self.best_speed is not None:
             speed = self.best_speed
         if speed is None or width is None:
-            return _least(self.end.gbps, self.port.gbps)
+            # of a GPU hwloc says what its maker's library says it can do here, of the port above what it does just now
+            both = [value for value in (self.end.gbps, self.port.gbps) if value is not None]
+            return (max if gpu else min)(both, default=None)
         return lane_gbps(speed) * width
 
 

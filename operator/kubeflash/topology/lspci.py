@@ -590,7 +590,23 @@ class _Tree:
         for function in self.functions.values():
             if function.bus not in self._above:
                 on_bus.setdefault(function.bus, []).append(function)
-        return {bus for bus, there in on_bus.items() if self._is_root(bus, there)}
+        buses: dict[int, set[int]] = {}
+        for function in self.functions.values():
+            buses.setdefault(function.address[0], set()).add(function.address[1])
+        return {
+            bus
+            for bus, there in on_bus.items()
+            if self._is_root(bus, there) or (self._is_partition_s(bus, there) and len(buses[bus[0]]) == 1)
+        }
+
+    @staticmethod
+    def _is_partition_s(bus: _Bus, there: list[_Function]) -> bool:
+        """Whether it looks like a slot of a partition on POWER: a domain each, such as 0524:28, without any bridge.
+
+        Bus 1 is behind the root port that every real server has on bus 0 of such a domain.
+        """
+        domain, number = bus
+        return 0 < domain <= 0xFFFF and number > 1 and not any(function.is_bridge for function in there)
 
     def _is_root(self, bus: _Bus, there: list[_Function]) -> bool:
         if bus[1] == 0 or any(

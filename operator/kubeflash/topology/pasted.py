@@ -25,6 +25,11 @@ _BEFORE_DEVICE = re.compile(
 )
 
 
+def unescaped(content: bytes) -> bytes:
+    """The text that HTML with the usual entities stands for."""
+    return _ENTITY.sub(lambda match: _ENTITIES[match[1]], content)
+
+
 def unpasted(content: bytes) -> bytes:
     """The lines of lspci's text as lspci wrote them, as far as that can be told; the same number of lines.
 
@@ -37,7 +42,7 @@ def unpasted(content: bytes) -> bytes:
         raise BadDump(f"it has more than {_MOST_LINES} lines: that is no server's lspci")
     content = _COLOUR.sub(b"", content) if b"\x1b" in content else content
     content = _TAG.sub(b"", content)
-    content = _ENTITY.sub(lambda match: _ENTITIES[match[1]], content).replace(b"\xc2\xa0", b" ")
+    content = unescaped(content).replace(b"\xc2\xa0", b" ")
     before = Counter((match[1].count(b">"), match[2]) for match in _BEFORE_DEVICE.finditer(content))
     if not before or before[0, b""] == max(before.values()):
         return content

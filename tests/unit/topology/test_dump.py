@@ -3,6 +3,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import gzip
+import html
 import time
 
 import pytest
@@ -34,6 +35,11 @@ def test_xml_out_of_a_terminal_or_a_page(before: bytes, after: bytes, start: byt
     assert read_dump(before + start + after).server().gpus == ("0000:00:05.0",)
 
 
+def test_xml_of_a_page():
+    page = b"<html><pre>" + html.escape(HWLOC.decode()).encode() + b"</pre></html>"
+    assert read_dump(page).server().gpus == ("0000:00:05.0",)
+
+
 def test_lines_keep_their_numbers():
     with pytest.raises(BadDump, match="in line 4"):
         read_dump(b"$ lstopo --of xml\n\n" + HWLOC[:-20])
@@ -47,6 +53,7 @@ FOREIGN = {
     "lspci -t, one root": (b"-[0000:00]-+-00.0\n           +-01.0\n", "lspci's tree (-t): make a dump with"),
     "lstopo's text": (b"Machine (504GB total)\n  Package L#0\n", "lstopo's text, not its XML"),
     "nvidia-smi topo -m": (b"\tGPU0\tGPU1\nGPU0\t X \tNV12\n", "nvidia-smi's matrix"),
+    "two topologies": (HWLOC + b"\n" + HWLOC, "in line 3: make one file a machine"),
     "NCCL's topology": (b'<system version="1"><cpu numaid="0"/></system>', "starts with <system>"),
     "JSON": (b'{"kind": "FlashNode"}', "neither hwloc XML nor lspci"),
     "HTML": (b"<!DOCTYPE html><html></html>", "starts with <html>"),

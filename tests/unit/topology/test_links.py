@@ -90,6 +90,12 @@ def test_what_hwloc_says_in_gigabytes_is_believed():
     assert narrowest(gpu_, ssd) == 7.88
 
 
+def test_a_gpu_that_idles_is_no_narrow_link_for_hwloc_either():
+    asleep = gpu("4a R4a:01.0 U4b:00.0 D4c:00.0 4d:00.0", link=Link(gbps=15.75), ports={"4c:00.0": Link(gbps=2.0)})
+    ssd = place("4a R4a:01.0 U4b:00.0 D4c:01.0 4e:00.0", link=Link(gbps=7.88), ports={"4c:01.0": Link(gbps=7.9)})
+    assert narrowest(asleep, ssd) == 7.88
+
+
 def test_nobody_says_anything():
     silent = {"4c:00.0": UNSAID, "4c:01.0": UNSAID}
     one = gpu("4a R4a:01.0 U4b:00.0 D4c:00.0 4d:00.0", link=UNSAID, ports=silent)

@@ -511,6 +511,16 @@ def test_cards_on_bare_root_buses():
     assert [device.root_complex for device in listing.devices] == ["pci0000:10", "pci0000:10", "pci0000:20"]
 
 
+def test_slots_of_a_partition_on_power():
+    listing = read(block("0524:28:00.0", "ssd", "NUMA node: 1") + block("0018:70:00.0", "gpu", "NUMA node: 1"))
+    assert places(listing) == {"0524:28:00.0": ("pci0524:28", []), "0018:70:00.0": ("pci0018:70", [])}
+    assert distance(*listing.devices) is Distance.NODE
+    with pytest.raises(BadDump, match="lists no bridges"):
+        read(block("0009:01:00.0", "gpu"))
+    with pytest.raises(BadDump, match="lists no bridges"):
+        read(block("10000:e1:00.0", "ssd"))
+
+
 def test_a_card_that_is_no_gpu_may_be_nowhere():
     listing = read(port("00:01.0", "01-05") + block("01:00.0", "gpu") + block("04:00.0", "nic"))
     assert places(listing)["0000:04:00.0"] == ("", None)
