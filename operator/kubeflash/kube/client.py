@@ -20,6 +20,7 @@ from kubernetes.config import ConfigException, load_incluster_config, load_kube_
 
 from kubeflash.api.v1alpha1 import KindInfo, Resource
 from kubeflash.kube.errors import Invalid, KubeconfigInvalid, Unreachable, from_status
+from kubeflash.kube.secrets import keep_in_memory
 
 TIMEOUT = (5.0, 20.0)
 """Seconds to connect and to wait for an answer."""
@@ -40,7 +41,11 @@ def load_configuration(kubeconfig: str | None, context: str | None = None) -> Co
         if kubeconfig is None and "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
             load_incluster_config(client_configuration=configuration)
         else:
-            load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)
+            options = {"config_file": kubeconfig, "context": context, "client_configuration": configuration}
+            if hasattr(os, "memfd_create"):
+                keep_in_memory(configuration, lambda folder: load_kube_config(**options, temp_file_path=folder))
+            else:  # kubectl flash on an administrator's Mac ends in order, and the package removes its files
+                load_kube_config(**options)
     except (ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         where = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
         raise KubeconfigInvalid(

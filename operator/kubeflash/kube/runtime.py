@@ -16,6 +16,7 @@ from kubernetes.client.configuration import Configuration
 
 from kubeflash.kube.errors import KubeError
 from kubeflash.kube.feed import Feed
+from kubeflash.kube.secrets import path_of
 
 log = logging.getLogger(__name__)
 
@@ -145,12 +146,12 @@ def _add_login(registry: kopf.OperatorRegistry, configuration: Configuration) ->
         scheme, _, token = (configuration.get_api_key_with_prefix("BearerToken") or "").partition(" ")
         return kopf.ConnectionInfo(
             server=configuration.host,
-            ca_path=configuration.ssl_ca_cert,
+            ca_path=path_of(configuration.ssl_ca_cert),
             insecure=not configuration.verify_ssl,
             scheme=scheme or None,
             token=token or None,
-            certificate_path=configuration.cert_file,
-            private_key_path=configuration.key_file,
+            certificate_path=path_of(configuration.cert_file),
+            private_key_path=path_of(configuration.key_file),
         )
 
     kopf.on.login(registry=registry, id="login")(login)
