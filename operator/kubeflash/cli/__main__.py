@@ -14,7 +14,7 @@ import yaml
 from kubeflash import __version__
 from kubeflash.api.quantity import human_bytes
 from kubeflash.cli import completion, data, picture, text
-from kubeflash.cli.sources import Source, SourceError, from_cluster, from_file, from_machine
+from kubeflash.cli.sources import Source, SourceError, from_cluster, from_file, from_machine, named
 from kubeflash.cli.terminal import Terminal, clean, harmless_json
 from kubeflash.kube.errors import KubeError
 from kubeflash.topology.analysis import Analysis, analyse
@@ -39,7 +39,8 @@ _EXAMPLES = {
     "why": """examples:
   kubectl flash why gpu-a 61:00.0      why an SSD is used or not, and whose it is
   kubectl flash why gpu-a GPU-7f2c0d   a GPU, by the beginning of its UUID
-  kubectl flash why -f dump.xml 4e:00.0""",
+  kubectl flash why -f dump.xml 4e:00.0
+  kubectl flash why -f nodes.yaml gpu-a 61:00.0""",
     "completion": """examples:
   source <(kubectl-flash completion bash)
   kubectl-flash completion fish > ~/.config/fish/completions/kubectl-flash.fish
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == [completion.COMMAND]:
         print("\n".join(completion.candidates(words[1:])))
         return 0
-    options = parser().parse_args(words)
+    options = _parse(words)
     try:
         output = _run(options)
     except (TopologyError, KubeError) as error:
@@ -61,6 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"kubectl flash: {clean(line)}", file=sys.stderr)
         return EXIT_FAILED
     return _write(output)
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    """What was asked; what a command does not know is refused with that command's own usage."""
+    options, unknown = parser().parse_known_args(words)
+    if unknown:
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,7 +94,9 @@ def parser() -> argparse.ArgumentParser:
             description=words[0].upper() + words[1:] + ".",
             epilog=_EXAMPLES[name],
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            usage="%(prog)s [options] [NODE] DEVICE" if name == "why" else None,
         )
+        command.set_defaults(parser=command)
         if name == "completion":
             command.add_argument("shell", choices=completion.SHELLS)
             continue
@@ -103,7 +114,7 @@ def _add_source(command: argparse.ArgumentParser, *, why: bool) -> None:
             "words", nargs="+", metavar="[NODE] DEVICE", help="a server, and an address, id, serial or UUID"
         )
     else:
-        command.add_argument("words", nargs="*", metavar="NODE", help="names of FlashNodes (default: all)")
+        command.add_argument("words", nargs="*", metavar="NODE", help="names of servers (default: all)")
     source = command.add_mutually_exclusive_group()
     source.add_argument("--local", action="store_true", help="this machine, without a cluster; as root it says more")
     source.add_argument(
@@ -134,33 +145,20 @@ def _add_source(command: argparse.ArgumentParser, *, why: bool) -> None:
 def _run(options: argparse.Namespace) -> str:
     if options.command == "completion":
         return completion.script(options.shell)
-    from_elsewhere = options.local or options.sysfs is not None or options.file
     if options.command == "why":
-        return _why(options, *_split(options.words, named=not from_elsewhere))
-    if from_elsewhere and options.words:
-        raise SourceError(
-            f"{options.words[0]} names a server of the cluster: leave it away beside --local, --sysfs and -f"
-        )
+        *names, device = options.words
+        return _why(options, names, device)
     return _all(options, _sources(options, options.words))
-
-
-def _split(words: Sequence[str], *, named: bool) -> tuple[list[str], str]:
-    """The server and the device that `why` was given."""
-    wanted = 2 if named else 1
-    if len(words) != wanted:
-        usage = "NODE DEVICE" if named else "DEVICE, beside --local, --sysfs or -f"
-        raise SourceError(f"why wants {usage}, such as kubectl flash why {'gpu-a ' if named else ''}4e:00.0")
-    return list(words[:-1]), words[-1]
 
 
 def _sources(options: argparse.Namespace, names: Sequence[str]) -> list[Source]:
     rules = GpuRules.parse(options.gpu)
     if options.local:
-        return [from_machine(None, rules)]
+        return named([from_machine(None, rules)], names)
     if options.sysfs is not None:
-        return [from_machine(options.sysfs, rules)]
+        return named([from_machine(options.sysfs, rules)], names)
     if options.file:
-        return [source for name in options.file for source in from_file(name, rules)]
+        return named([source for name in options.file for source in from_file(name, rules)], names)
     return from_cluster(names, options.kubeconfig, options.context)
 
 
@@ -168,7 +166,7 @@ def _all(options: argparse.Namespace, sources: Sequence[Source]) -> str:
     analyses = [analyse(source.server, previous=source.previous) for source in sources]
     if options.output == "svg":
         if len(analyses) != 1:
-            raise SourceError(f"a picture shows one server, these are {len(analyses)}: name one")
+            raise SourceError(f"a picture shows one server: name one of {_names(sources)}")
         return picture.draw(analyses[0], title=options.title)
     if options.output != "text":
         return _data(options.output, [data.document(analysis) for analysis in analyses])
@@ -191,10 +189,17 @@ def _data(form: str, documents: list[data.JSON]) -> str:
     return yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
 
 
+def _names(sources: Iterable[Source]) -> str:
+    return ", ".join(source.server.name or "one without a name" for source in sources)
+
+
 def _why(options: argparse.Namespace, names: list[str], device: str) -> str:
+    from_elsewhere = options.local or options.sysfs is not None or options.file
+    if len(names) > 1 or (not names and not from_elsewhere):
+        raise SourceError("why wants NODE DEVICE, such as kubectl flash why gpu-a 4e:00.0")
     sources = _sources(options, names)
     if len(sources) != 1:
-        raise SourceError(f"why looks at one server, these are {len(sources)}: give one of them")
+        raise SourceError(f"why looks at one server: name one of {_names(sources)}, before {device}")
     source = sources[0]
     analysis = analyse(source.server, previous=source.previous)
     address = find_device(analysis, device)
@@ -269,8 +274,12 @@ def _write(output: str) -> int:
     try:
         sys.stdout.write(output)
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has nowhere to go
+        if isinstance(error, BrokenPipeError):
+            return 0
+        print(f"kubectl flash: the output could not be written: {error.strerror or error}", file=sys.stderr)
+        return EXIT_FAILED
     return 0
 
 

@@ -69,7 +69,20 @@ def candidates(words: Sequence[str]) -> list[str]:
         return _starting(SHELLS, current)
     if current.startswith("-"):
         return _starting((*_OPTIONS, *(("--matrix",) if command == "pairs" else ())), current)
-    return _starting(_nodes(), current)
+    named = [word for word in _plain(words[:-1]) if word != command]
+    if command == "why" and named:
+        return _starting(_devices(named[0]), current)
+    return _starting([node for node in _nodes() if node not in named], current)
+
+
+def _plain(words: Sequence[str]) -> list[str]:
+    """The words that are neither options nor their values."""
+    before = ("", *words)
+    return [
+        word
+        for word, last in zip(words, before, strict=False)
+        if not word.startswith("-") and last not in (*_FILES, *_VALUES, "--gpu", "--context")
+    ]
 
 
 def _starting(offers: Sequence[str], current: str) -> list[str]:
@@ -77,13 +90,24 @@ def _starting(offers: Sequence[str], current: str) -> list[str]:
 
 
 def _nodes() -> list[str]:
-    """Names of the cluster's FlashNodes; none when it does not answer at once, or kubectl is not there."""
-    argv = ["kubectl", "get", "flashnodes", "-o", "name", f"--request-timeout={_SECONDS}"]
+    """Names of the cluster's FlashNodes."""
+    return [line.rpartition("/")[2] for line in _ask("flashnodes", "-o", "name")]
+
+
+def _devices(node: str) -> list[str]:
+    """Addresses of a server's GPUs and SSDs, as short as they are shown."""
+    path = "{.status.gpus[*].address} {.status.ssds[*].address}"
+    return sorted({address.removeprefix("0000:") for address in _ask("flashnode", node, "-o", f"jsonpath={path}")})
+
+
+def _ask(*words: str) -> list[str]:
+    """The words that kubectl answers; none when the cluster does not answer at once, or kubectl is not there."""
+    argv = ["kubectl", "get", *words, f"--request-timeout={_SECONDS}"]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=5, check=False, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
         return []  # completion that fails offers nothing; the command itself will say what is wrong
-    return [line.rpartition("/")[2] for line in done.stdout.split()]
+    return done.stdout.split()
 
 
 def for_kubectl() -> int:

@@ -54,6 +54,22 @@ def from_node(node: FlashNode) -> Source:
     return Source(server_of(node), node, tuple((item.gpu, item.ssd) for item in status.pairs), tuple(worse))
 
 
+def named(sources: Sequence[Source], names: Sequence[str]) -> list[Source]:
+    """Those of these servers that have these names, in the order of the names; all of them when none is given.
+
+    Raises:
+        SourceError: when one is not among them.
+    """
+    if not names:
+        return list(sources)
+    known = sorted({source.server.name for source in sources if source.server.name})
+    for name in names:
+        if name not in known:
+            there = f"there are: {', '.join(known)}" if known else "it names no server: leave the name away"
+            raise SourceError(f"there is no server {name} in what was read; {there}")
+    return [source for name in names for source in sources if source.server.name == name]
+
+
 def from_machine(path: Path | None, rules: GpuRules) -> Source:
     """This machine, or the one whose /sys, or whose / with sys and proc, is copied at `path`.
 
@@ -131,6 +147,10 @@ def _flash_nodes(content: bytes) -> list[Source] | None:
 
 def _flash_node(body: Any) -> FlashNode:
     kind = body.get("kind") if isinstance(body, dict) else None
+    if kind is None and isinstance(body, dict) and {"gpus", "distances"} <= body.keys():
+        raise BadDump(
+            "it is an answer of kubectl flash, which says less than it was asked about: give what it was read from"
+        )
     if kind != "FlashNode":
         raise BadDump(f"it holds a {kind or 'thing without a kind'}, no FlashNode")
     try:
@@ -165,8 +185,10 @@ def from_cluster(names: Sequence[str], kubeconfig: str | None, context: str | No
     try:
         bodies = [client.get(FlashNode.info, name) for name in names] if names else client.list(FlashNode.info)
     except NotFound as error:
-        known = ", ".join(_names(client.list(FlashNode.info))) or "none"
-        raise SourceError(f"there is no such FlashNode ({error}); there are: {known}") from error
+        known = _names(client.list(FlashNode.info))
+        missing = ", ".join(name for name in names if name not in known) or "it"
+        there = ", ".join(known) or "none, or the kind is not known: kubectl apply --server-side -f crds/"
+        raise SourceError(f"there is no FlashNode {missing}; there are: {there}") from error
     finally:
         client.close()
     if not bodies:

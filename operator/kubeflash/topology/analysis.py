@@ -185,6 +185,17 @@ def _view(
     )
 
 
+def _where_to(server: Server, gpu: PciDevice, how_far: Distance) -> str:
+    """What to move to make neighbours of a GPU and its nearest SSD."""
+    on_switch = any(step.switch and not step.hop.on_card for step in gpu.way)
+    if on_switch:
+        return "move an SSD to a slot of the GPU's own switch"
+    if server.has_switches:
+        at_least = "" if how_far is Distance.PHB else "; a slot of the GPU's host bridge is nearer than now, too"
+        return f"move the GPU to a switch that has SSDs{at_least}"
+    return "move an SSD to a slot of the GPU's own host bridge"
+
+
 def _relaxed(server: Server, item: Pair) -> Fault:
     gpu = server.device(item.gpu)
     left = [
@@ -192,7 +203,7 @@ def _relaxed(server: Server, item: Pair) -> Fault:
         for ssd in server.ssd_devices
         if server.fact(ssd.address).reason and distance(gpu, ssd) < item.distance
     ]
-    remedy = "move an SSD to the GPU's own switch or host bridge; until then all data crosses the processor"
+    remedy = f"{_where_to(server, gpu, item.distance)}; until then all data crosses the processor"
     if left:
         remedy += f"; or free a nearer one that is left alone ({', '.join(left)}: kubectl flash why)"
     return Fault("NoNeighbour", item.gpu, f"no neighbour SSD: the nearest is at {item.distance}", remedy)
@@ -247,7 +258,7 @@ def _way_in_words(server: Server, gpu: PciDevice, ssd: PciDevice, how_far: Dista
             named = ", ".join(map(short, switches))
             return f"same switch {named}" if len(switches) == 1 else f"no SSD on its own switch; through {named}"
         case Distance.PHB if not server.has_switches:
-            return f"no switches here: same host bridge {gpu.root_complex}"
+            return f"no shared switches here: same host bridge {gpu.root_complex}"
         case Distance.PHB:
             switched = any(step.kind == "SwitchUpstream" for step in gpu.way)
             return f"{'no SSD on its switch; ' if switched else ''}through host bridge {gpu.root_complex}"

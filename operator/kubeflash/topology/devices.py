@@ -21,6 +21,8 @@ _BMC_GRAPHICS = frozenset({("1002", "4752"), ("1002", "515e"), ("1002", "5969")}
 """AMD's own name on the VGA of older BMCs: Rage XL, ES1000."""
 _IN_PROCESSORS = frozenset({"0000:00:02.0", "0000:00:0b.0"})
 """Where Intel's processors have their graphics (class 0300) and NPU (1200)."""
+_NEVER_GPUS = {"01": "storage controllers", "02": "network cards", "06": "bridges"}
+"""By the first two digits of the class, what a device is that can be no GPU."""
 _RULE = re.compile(r"([0-9a-f]{4}):([0-9a-f]{4})")
 
 
@@ -43,7 +45,7 @@ class GpuRules:
         """The usual rules, and entries such as `1234:0380` (vendor and class).
 
         Raises:
-            BadGpuRule: when an entry is not of this form.
+            BadGpuRule: when an entry is not of this form, or its class is one that no GPU has.
         """
         pairs: set[tuple[str, str]] = set()
         for entry in extra:
@@ -51,6 +53,11 @@ class GpuRules:
             if match is None:
                 raise BadGpuRule(
                     f"{entry!r} is no vendor and class of GPUs: write four hex digits each, such as 1234:0380"
+                )
+            if match[2][:2] in _NEVER_GPUS:
+                raise BadGpuRule(
+                    f"{entry!r} would make GPUs of {_NEVER_GPUS[match[2][:2]]}: "
+                    "GPUs have classes such as 0300, 0302, 0380, 1200"
                 )
             pairs.add((match[1], match[2]))
         return cls(extra=EXTRA | pairs)

@@ -109,7 +109,19 @@ def test_several_servers(capsys, tmp_path, dump):
     found = json.loads(out(capsys, "pairs", "-f", str(file), "-f", dump, "-o", "json"))
     assert [item["name"] for item in found["items"]] == ["a", "b", "synthetic"]
     assert main(["topology", "-f", str(file), "-o", "svg"]) == 1
-    assert "a picture shows one server, these are 2" in capsys.readouterr().err
+    assert "a picture shows one server: name one of a, b" in capsys.readouterr().err
+    assert out(capsys, "topology", "-f", str(file), "b", "-o", "svg").startswith("<svg")
+    assert [
+        item["name"] for item in json.loads(out(capsys, "pairs", "-f", str(file), "b", "a", "-o", "json"))["items"]
+    ] == [
+        "b",
+        "a",
+    ]
+    assert main(["why", "-f", str(file), "12:00.0"]) == 1
+    assert "why looks at one server: name one of a, b, before 12:00.0" in capsys.readouterr().err
+    assert out(capsys, "why", "-f", str(file), "b", "12:00.0").startswith("12:00.0")
+    assert main(["pairs", "-f", str(file), "c"]) == 1
+    assert "there is no server c in what was read; there are: a, b" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -144,8 +156,9 @@ ERRORS = {
     "no such file": (["-f", "/no/such/file"], "/no/such/file: No such file or directory"),
     "a folder": (["-f", "/"], "/: Is a directory"),
     "no copy of sys": (["--sysfs", "/etc"], "/etc holds neither"),
-    "a server's name beside a dump": (["gpu-a", "--local"], "names a server of the cluster"),
+    "another server's name": (["gpu-a", "--local"], "there is no server gpu-a in what was read"),
     "no kubeconfig": (["--kubeconfig", "/no/such/kubeconfig"], "no way to the API server"),
+    "an SSD as a GPU": (["--local", "--gpu", "144d:0108"], "would make GPUs of storage controllers"),
     "a rule for GPUs": (["--local", "--gpu", "nvidia"], "'nvidia' is no vendor and class"),
 }
 
@@ -175,6 +188,7 @@ CONTENTS = {
         b'{"kind": "FlashNode", "metadata": {}}',
         "does not fit the schema: metadata.name",
     ),
+    "its own answer": (b'{"gpus": [], "ssds": [], "distances": []}', "it is an answer of kubectl flash"),
     "a list of nothing": (b'{"kind": "List", "items": []}', "it holds no FlashNode"),
     "an empty FlashNode": (b'{"kind": "FlashNode", "metadata": {"name": "x"}}', "there is no GPU"),
 }
@@ -219,6 +233,22 @@ def test_as_a_module_and_into_a_pipe_that_closes(dump):
     closing.stderr.close()
 
 
+def test_output_that_cannot_be_written_is_one_line(dump):
+    argv = [sys.executable, "-m", "kubeflash.cli", "topology", "-f", dump]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "kubectl flash: the output could not be written: No space left on device\n"
+
+
+def test_what_a_command_does_not_know_shows_its_own_usage(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["pairs", "--bogus"])
+    said = capsys.readouterr().err
+    assert said.startswith("usage: kubectl flash pairs")
+    assert "unrecognized arguments: --bogus" in said
+
+
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
@@ -239,11 +269,20 @@ def test_what_completion_offers(capsys, words, offered):
 
 def test_completion_offers_servers_and_survives_without_a_cluster(monkeypatch, tmp_path):
     kubectl = tmp_path / "kubectl"
-    kubectl.write_text("#!/bin/sh\nprintf 'flashnode.kubeflash.io/gpu-a\\nflashnode.kubeflash.io/gpu-b\\n'\n")
+    kubectl.write_text(
+        """#!/bin/sh
+        case "$*" in
+            "get flashnodes -o name "*) printf 'flashnode.kubeflash.io/gpu-a\\nflashnode.kubeflash.io/gpu-b\\n';;
+            "get flashnode gpu-b -o jsonpath="*) echo 0000:4e:00.0 10000:e1:00.0;;
+        esac
+        """
+    )
     kubectl.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     assert completion.candidates(["topology", ""]) == ["gpu-a", "gpu-b"]
+    assert completion.candidates(["topology", "gpu-a", ""]) == ["gpu-b"]
     assert completion.candidates(["why", "gpu-b"]) == ["gpu-b"]
+    assert completion.candidates(["why", "--color", "never", "gpu-b", ""]) == ["10000:e1:00.0", "4e:00.0"]
     kubectl.unlink()
     monkeypatch.setenv("PATH", str(tmp_path))
     assert completion.candidates(["topology", ""]) == []
