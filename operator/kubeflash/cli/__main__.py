@@ -261,7 +261,7 @@ def _node_says(source: Source, address: str) -> Iterable[str]:
         words += [ssd.reason] if ssd.reason else []
         words += [f"pool {ssd.pool}" if ssd.pool else "no pool selects it"]
         if ssd.free is not None:
-            words.append(f"free {human_bytes(ssd.free)}, {len(ssd.volumes)} volumes")
+            words.append(f"free {human_bytes(ssd.free)}, {text.count(len(ssd.volumes), 'volume')}")
         if ssd.health is not None:
             words += [f"SMART: {ssd.health.words}"]
         yield "; ".join(words)

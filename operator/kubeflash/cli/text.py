@@ -13,7 +13,7 @@ from kubeflash.topology.analysis import Analysis, PairView
 from kubeflash.topology.faults import Fault, short
 from kubeflash.topology.links import edges
 from kubeflash.topology.server import Server
-from kubeflash.topology.tree import PciDevice
+from kubeflash.topology.tree import PciDevice, Step
 
 _COLOURS: Mapping[Distance, Colour | None] = {
     Distance.PIX: "green",
@@ -90,10 +90,11 @@ def why(analysis: Analysis, address: str, terminal: Terminal, more: tuple[str, .
     device, facts = server.device(address), server.fact(address)
     is_gpu = address in server.gpus
     serial = f" ({clean(facts.serial or facts.uuid)})" if facts.serial or facts.uuid else ""
-    named = f"{short(address)} {clean(facts.model) or ('GPU' if is_gpu else 'SSD')}{serial}"
+    named = f"{short(address)} {_model(server, device)}{serial}"
     mine = [view for view in analysis.pairs if address in (view.gpu, view.ssd)]
     if facts.reason:
-        verdict = f"not usable: {clean(facts.reason)}"
+        said = any(facts.reason in words for words in more)  # of a namespace, which may be one of several
+        verdict = "not usable" if said else f"not usable: {clean(facts.reason)}"
     elif is_gpu:
         verdict = "GPU with " + (", ".join(f"SSD {short(view.ssd)}" for view in mine) or "no SSD of its own")
     else:
@@ -121,6 +122,12 @@ def why(analysis: Analysis, address: str, terminal: Terminal, more: tuple[str, .
     return lines + _faults(dict.fromkeys(fault for view in mine for fault in view.faults), terminal)
 
 
+def _model(server: Server, device: PciDevice) -> str:
+    """What a device is: its model, else its ids, else its kind."""
+    ids = ":".join(part for part in (device.vendor, device.device) if part)
+    return clean(server.fact(device.address).model) or ids or ("GPU" if device.address in server.gpus else "SSD")
+
+
 def _hops(device: PciDevice) -> list[str]:
     kinds = {"RootPort": "root port", "SwitchUpstream": "switch", "SwitchDownstream": "port"}
     return [f"{kinds.get(step.kind, 'bridge')} {short(step.hop.address)}" for step in device.way]
@@ -144,16 +151,17 @@ def _headline(server: Server, terminal: Terminal) -> str:
     sockets = {device.socket for device in server.tree} - {None}
     parts = [clean(server.name or server.source)]
     if sockets and len(sockets) != len(nodes):
-        parts.append(_count(len(sockets), "socket"))
+        parts.append(count(len(sockets), "socket"))
     elif nodes:
-        parts.append(_count(len(nodes), "NUMA node"))
-    parts += [_count(len(server.gpus), "GPU"), _count(len(server.ssds), "SSD")]
+        parts.append(count(len(nodes), "NUMA node"))
+    parts += [count(len(server.gpus), "GPU"), count(len(server.ssds), "SSD")]
     parts += [f"kernel {clean(server.kernel)}"] if server.kernel else []
     line = "   ".join(parts)
     return terminal.paint(shorten(line, terminal.columns), "bold")
 
 
-def _count(number: int, what: str) -> str:
+def count(number: int, what: str) -> str:
+    """A number of things: 1 volume, 2 volumes."""
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 
@@ -180,10 +188,9 @@ def _tree(analysis: Analysis, terminal: Terminal) -> list[str]:
             branch = branch.below.setdefault(device.root_complex, _Branch(f"{device.root_complex} (way not said)"))
         for step in device.way:
             if step.kind == "SwitchUpstream":
-                label = f"switch {short(step.hop.address)}"
-                branch = branch.below.setdefault(
-                    step.switch, _Branch(label, ("", "", _uplink(device, step.hop.address)))
-                )
+                if step.switch not in branch.below:
+                    branch.below[step.switch] = _switch(analysis, device, step)
+                branch = branch.below[step.switch]
         branch.below[device.address] = _leaf(analysis, device)
     lines: list[tuple[str, _Branch]] = []
     for name in sorted(regions, key=lambda name: (name == _NOT_PLACED, name)):
@@ -199,10 +206,33 @@ def _region(device: PciDevice) -> str:
     return node if device.socket in (None, device.numa_node) else f"{node}, socket {device.socket}"
 
 
-def _uplink(device: PciDevice, upstream: str) -> str:
-    """The bandwidth of the link above a switch."""
-    edge = next((edge for _, edge in edges(device) if edge.lower == upstream), None)
-    return _bandwidth(edge.gbps() if edge is not None else None)
+def _switch(analysis: Analysis, device: PciDevice, step: Step) -> _Branch:
+    """A switch, with the bandwidth of the link above it. Of one on a GPU's card that link is the GPU's own."""
+    upstream = step.hop.address
+    below = device.address if step.hop.on_card else upstream
+    edge = next((edge for _, edge in edges(device) if edge.lower == below), None)
+    label = f"switch {short(upstream)}" + (", on the card" if step.hop.on_card else "")
+    uplink = edge.upper if edge is not None and edge.is_uplink else ""
+    notes = []
+    for fault in analysis.faults:
+        port = fault.kind != "SharedUplink" and _is_port(analysis, fault.address, step.switch)
+        if fault.serious and (fault.address == upstream or port or (fault.kind, fault.address) == _shared(uplink)):
+            where = f"{short(fault.address)}: " if port and fault.address != upstream else ""
+            notes.append(f"! {where}{fault.message}")
+    return _Branch(
+        label, ("", "", _bandwidth(edge.gbps(gpu=step.hop.on_card) if edge is not None else None)), None, notes
+    )
+
+
+def _shared(uplink: str) -> tuple[str, str]:
+    """The fault of an uplink that is called by the port above it, which may be another switch's."""
+    return "SharedUplink", uplink
+
+
+def _is_port(analysis: Analysis, address: str, switch: str) -> bool:
+    """Whether there is a bridge of this switch at an address."""
+    devices = (*analysis.server.gpu_devices, *analysis.server.ssd_devices)
+    return any(step.hop.address == address and step.switch == switch for device in devices for step in device.way)
 
 
 def _bandwidth(gbps: float | None) -> str:
@@ -216,9 +246,10 @@ def _leaf(analysis: Analysis, device: PciDevice) -> _Branch:
     own = next((edge for _, edge in reversed(edges(device)) if edge.lower == device.address), None)
     near = sorted({view.distance for view in analysis.pairs if view.ssd == device.address}, key=lambda item: item.rank)
     label = f"{'GPU' if is_gpu else 'SSD'} {short(device.address)}"
-    state = "left alone" if facts.reason else f"free {human_bytes(facts.free)}" if facts.free is not None else ""
+    free = f"free {human_bytes(facts.free)}" if facts.free is not None else ""
+    state = "left alone" if facts.reason else free or clean(facts.note)
     details = (
-        clean(facts.model) or ":".join(part for part in (device.vendor, device.device) if part),
+        _model(server, device),
         clean(facts.uuid or facts.id or facts.serial),
         _bandwidth(own.gbps(gpu=is_gpu) if own is not None else None),
         ",".join(near),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kubeflash.api.v1alpha1 import FlashNode, PathHop, PciLink, PciLocation
+from kubeflash.api.v1alpha1 import FlashNode, PathHop, PciLink, PciLocation, Ssd
 from kubeflash.topology.devices import NVME_CLASS, VENDORS
 from kubeflash.topology.links import edges
 from kubeflash.topology.server import Facts, Server
@@ -86,6 +86,7 @@ def server_of(node: FlashNode) -> Server:
             bytes=sum(ssd.bytes for ssd in namespaces),
             free=sum(free) if free else None,
             reason="" if first.state != "Foreign" else first.reason or "it is not KubeFlash's",
+            note="" if first.state == "Foreign" or any(ssd.pool for ssd in namespaces) else _poolless(first),
         )
     return Server(
         name=node.metadata.name,
@@ -97,6 +98,11 @@ def server_of(node: FlashNode) -> Server:
         kernel=status.linux.words if status.linux is not None else "",
         switched=status.switched,
     )
+
+
+def _poolless(ssd: Ssd) -> str:
+    """Of an SSD that could be used and is not: it must not look like one that is."""
+    return f"{'blank' if ssd.state == 'Blank' else ssd.state.lower()}, in no pool"
 
 
 def _to_api(link: Link, *, asleep: bool) -> PciLink | None:

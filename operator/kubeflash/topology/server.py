@@ -27,6 +27,7 @@ class Facts:
         bytes: size of an SSD, all its namespaces together.
         free: bytes that new volumes can take.
         reason: why KubeFlash leaves an SSD alone; empty when it does not, or when nobody says.
+        note: what else is to be known of an SSD, in a few words: "blank, in no pool".
     """
 
     model: str = ""
@@ -36,6 +37,7 @@ class Facts:
     bytes: int | None = None
     free: int | None = None
     reason: str = ""
+    note: str = ""
 
 
 NO_FACTS = Facts()

@@ -49,6 +49,66 @@ def test_a_fault_stands_below_its_device_and_with_its_remedy_at_the_end():
     assert any(line.startswith("  → reseat the SSD") for line in lines)
 
 
+def test_a_fault_of_a_switch_stands_below_it():
+    half = Link(32.0, 8, 32.0, 16)
+    ports = {"4a:01.0": half, "4b:00.0": half}
+    one = gpu("4a R4a:01.0 U4b:00.0 D4c:00.0 4d:00.0", ports=ports)
+    other = place("4a R4a:01.0 U4b:00.0 D4c:01.0 4e:00.0", ports=ports, acs={"4c:01.0": "Redirect"})
+    lines = [line.strip(" │") for line in text.topology(analysed(one, other), NARROW)]
+    at = next(number for number, line in enumerate(lines) if "switch 4b:00.0" in line)
+    assert lines[at].split()[-2:] == ["31.5", "GB/s"]
+    assert lines[at + 1] == "! trained at x8, can do x16: half the bandwidth is lost"
+    assert lines[at + 2].startswith("! 4c:01.0: ACS redirects")
+    assert "GPU 4d:00.0" in lines[at + 4]
+
+
+def test_the_pairs_of_an_uplink_that_they_share_stand_below_the_switch_that_it_leads_to():
+    ways = "4a R4a:01.0 U4b:00.0 D4c:00.0 U50:00.0 D51:{n:02x}.0 {b:02x}:00.0"
+    gpus = [gpu("4a R4a:01.0 U4b:00.0 D4c:01.0 " + f"{0x60 + n:02x}:00.0") for n in range(1)]
+    ssds = [place(ways.format(n=n, b=0x52 + n), ports={"4c:00.0": Link(8.0, 4, 8.0, 4)}) for n in range(4)]
+    lines = [line.strip(" │") for line in text.topology(analysed(*gpus, *ssds), NARROW)]
+    at = next(number for number, line in enumerate(lines) if "switch 50:00.0" in line)
+    below = lines[at + 1 : next(number for number, line in enumerate(lines) if "SSD 52:00.0" in line)]
+    assert sum(line.startswith("! 4 pairs share this uplink") for line in below) == 1
+    assert sum(line.startswith("! 4 pairs share this uplink") for line in lines) == 1
+
+
+def test_a_switch_on_a_gpus_card_has_the_gpus_link():
+    way = "4a R4a:01.0 U4b:00.0 D4c:00.0 4d:00.0"
+    analysis = analysed(
+        replace(gpu(way), path=tuple(replace(h, on_card=h.address != "0000:4a:01.0") for h in G0.bridges)), S0
+    )
+    lines = text.topology(analysis, NARROW)
+    assert any(re.search(r"switch 4b:00.0, on the card +63\.0 GB/s", line) for line in lines), lines
+    assert any(re.search(r"GPU 4d:00.0 .* 63\.0 GB/s", line) for line in lines)
+
+
+def test_an_ssd_that_no_pool_selects_does_not_look_like_one_in_use():
+    ssds = [ssd_json("A", 0x13), ssd_json("B", 0x14, state="Claimed", pool="fast", free=1 << 30)]
+    ssds += [ssd_json("C", 0x15, state="Claimed"), ssd_json("D", 0x16, state="Foreign", reason="mounted")]
+    lines = text.topology(analyse(from_node(node("gpu-a", 1, [gpu_json(0x12)], ssds)).server), NARROW)
+    ends = [next(line for line in lines if f"SSD {bus}:00.0" in line).rpartition("  ")[2] for bus in (13, 14, 15, 16)]
+    assert ends == ["blank, in no pool", "free 1Gi", "claimed, in no pool", "left alone"]
+
+
+def test_why_says_a_reason_once_and_counts_in_english():
+    volume = {"id": "v", "number": 1, "start": 0, "bytes": 1 << 20}
+    ssds = [
+        ssd_json("A", 0x13, state="Foreign", reason="mounted at /"),
+        ssd_json("B", 0x14, state="Claimed", pool="p", free=9),
+    ]
+    ssds[1]["volumes"] = [volume]
+    source = from_node(node("gpu-a", 1, [gpu_json(0x12)], ssds))
+    for address, once in (("0000:13:00.0", "mounted at /"), ("0000:14:00.0", "1 volume")):
+        said = " ".join(text.why(analyse(source.server), address, NARROW, tuple(_node_says(source, address))))
+        assert said.count(once) == 1
+        assert "1 volumes" not in said
+
+
+def test_what_has_no_model_is_called_by_its_ids():
+    assert text.why(analysed(G0, S0), S0.address, NARROW)[0] == "4e:00.0 144d:a824: SSD of GPU 4d:00.0"
+
+
 def test_what_is_the_same_of_several_gpus_is_said_once():
     gpus = [gpu(f"{n}a R{n}a:01.0 {n}b:00.0", numa=1) for n in range(5, 8)]
     lines = text.topology(analysed(*gpus, S0), NARROW)

@@ -148,7 +148,7 @@ def test_without_switches_the_same_host_bridge_is_a_neighbour():
     assert not analysis.server.has_switches
     assert analysis.is_neighbour(analysis.pairs[0].distance)
     assert analysis.faults == ()
-    assert analysis.pairs[0].why == "no switches here: same host bridge pci0000:4a"
+    assert analysis.pairs[0].why == "no shared switches here: same host bridge pci0000:4a"
     with_switch = analysed(
         G0, place("4a R4a:02.0 5f:00.0"), place("4a R4a:01.0 U4b:00.0 D4c:01.0 4e:00.0", kind="0200")
     )
