@@ -32,8 +32,8 @@ FIO_READ_KIB = 6  # terse v3: read bandwidth in KiB/s
 FIO_READ_IOPS = 7
 
 NEXT = """
-What to try next, with DEMO_KEEP=1 make demo (or make lab-up):
-  make lab-shell                       a shell with kubectl for this cluster
+What to try next, with DEMO_KEEP=1 make demo, from another terminal:
+  make lab-shell                       a shell with kubectl and kubectl flash for this cluster
     kubectl get flash -A               everything of KubeFlash's
     kubectl flash topology             the servers' PCIe trees, pairs and faults
     kubectl explain flashvolume.spec   every field is explained
@@ -90,7 +90,10 @@ class Demo:
         wide = self.on(server, FIO.format(device=device, rw="read", bs="1M"), show=False).split(";")
         small = self.on(server, FIO.format(device=device, rw="randread", bs="4k"), show=False).split(";")
         mib, iops = int(wide[FIO_READ_KIB]) / 1024, int(small[FIO_READ_IOPS])
-        self.say(f"fio on {server} {device}: {mib:.0f} MiB/s in 1 MiB reads, {iops} IOPS in 4 KiB random reads")
+        self.say(
+            f"fio on {server} {device}: {mib:.0f} MiB/s in 1 MiB reads, {iops} IOPS in 4 KiB random reads\n"
+            "(an emulated SSD has no PCIe link to hold it up: the GB/s of the pairs are what such links would give)"
+        )
 
 
 def show_pictures(fleet: Fleet, demo: Demo) -> None:
@@ -110,6 +113,7 @@ def run(demo: Demo, fleet: Fleet) -> None:
         demo.say(demo.on("gpu-a", "lspci -tv"))
     with demo.step("KubeFlash is installed: CRDs and RBAC by kubectl apply, one controller, an agent on each server"):
         fleet.start()
+        demo.say("waiting for both agents to tell what their servers have; emulated processors take some 30 s for it")
         for name in fleet.servers:
             fleet.wait_ready("flashnode", name, namespace=None)
         demo.kubectl("get", "flashnodes")

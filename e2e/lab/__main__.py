@@ -238,7 +238,9 @@ def shell(name: str, command: Sequence[str]) -> NoReturn:
     environment["KUBEFLASH_LAB"] = name
     environment[network.INSIDE] = str(Path(f"/proc/{record.pid}/ns/net").stat().st_ino)
     environment["KUBECONFIG"] = record.kubeconfig
-    environment["PATH"] = os.pathsep.join([str(Path(record.kubectl).parent), environment.get("PATH", os.defpath)])
+    # kubectl finds its plugins on the PATH: those of this Python environment are there too.
+    folders = (Path(record.kubectl).parent, Path(sys.executable).parent)
+    environment["PATH"] = os.pathsep.join([*map(str, folders), environment.get("PATH", os.defpath)])
     if not command:
         startup = run_dir / "bashrc"
         startup.write_text(f'[ -f ~/.bashrc ] && . ~/.bashrc\nPS1={shlex.quote(f"(lab {name}) ")}"$PS1"\n')
@@ -250,6 +252,7 @@ def down(name: str) -> int:
     """End a lab, and whatever is left of it. Fine when there is none."""
     run_dir = rundir.of(name)
     if (holder := rundir.holder(run_dir)) is not None:
+        say(f"lab: ending {name}: servers power down, the control plane stops (at the most {DOWN_SECONDS:.0f} s)")
         holder.send(signal.SIGTERM)
         try:
             wait_until(f"{holder} down", lambda: not holder.alive, timeout=DOWN_SECONDS)

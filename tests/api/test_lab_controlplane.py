@@ -220,6 +220,7 @@ def test_up_use_down(other: dict[str, str], tmp_path: Path):
     assert record is not None
     uid = command(other, "shell", "--", "kubectl", "get", "ns", "kube-system", "-o", "jsonpath={.metadata.uid}")
     assert uid.stdout_text == record.clusterId
+    assert command(other, "shell", "--", "kubectl", "flash", "--version").stdout_text.startswith("kubectl flash ")
     assert command(other, "shell", "--", "sh", "-c", "exit 7").exit_code == 7
     inside = json.loads(command(other, "shell", "--", "ip", "-json", "link", "show").stdout)
     assert {link["ifname"] for link in inside} == {"lo", "kf0"}  # and nothing that leads out
