@@ -152,13 +152,14 @@ class _Builder:
                 here.edge = here.edge or links.get(index)
             if step.hop.address not in here.addresses:
                 here.addresses.append(step.hop.address)
-        card.edge = links.get(len(steps))
+        own = next((edge for edge in links.values() if edge.lower == device.address), None)
+        card.edge = links.get(len(steps), own)  # of a GPU with bridges on its card: the link that its slot has
         here.add(card)
 
 
 def _bridge(step: Step) -> Box:
     if step.kind in ("SwitchUpstream", "SwitchDownstream"):
-        return Box("switch", f"switch {short(step.hop.address)}")
+        return Box("switch", f"switch {short(step.hop.address)}" + (", on the card" if step.hop.on_card else ""))
     return Box("port", f"{'root port' if step.kind == 'RootPort' else 'bridge'} {short(step.hop.address)}")
 
 

@@ -13,6 +13,7 @@ from kubeflash.cli.picture.words import UNSAID, clean, counted, link_text, rate,
 from kubeflash.topology.analysis import Analysis, PairView
 from kubeflash.topology.devices import VENDORS
 from kubeflash.topology.faults import Fault, short
+from kubeflash.topology.links import Edge
 
 
 class Content:
@@ -267,12 +268,29 @@ class Content:
         why = ": no shared PCIe switch" if "PHB" in kinds else ""
         return f"{len(near)} of {gpus} GPUs with a neighbour SSD ({kinds}{why})", len(near) == gpus
 
+    def trouble(self) -> str:
+        """What the list below the server holds that an admin should act on, counted; a missing neighbour is no news."""
+        groups = [group for group in self.faults if group[0].kind != "NoNeighbour"]
+        return counted(sum(any(fault.serious for fault in group) for group in groups), "fault")
+
     # links
+
+    def gbps(self, box: Box) -> float | None:
+        """Of the link above a part; a GPU's own link leads to the switch on its card, if there is one."""
+        return box.edge.gbps(gpu=self.is_gpus(box.edge)) if box.edge is not None else None
+
+    def is_gpus(self, edge: Edge | None) -> bool:
+        """Whether it is a GPU's own link, which sleeps while it idles."""
+        return edge is not None and edge.lower in self.gpu_numbers
 
     def head_lines(self, box: Box) -> list[str]:
         """What stands beside the link above a box."""
         lines = [box.port] if box.port else []
-        if box.edge is not None and not box.is_card and (link := link_text(box.edge)) != UNSAID:
+        if (
+            box.edge is not None
+            and not box.is_card
+            and (link := link_text(box.edge, gpu=self.is_gpus(box.edge))) != UNSAID
+        ):
             lines.append(link)
         return lines
 

@@ -47,7 +47,9 @@ class _Picture:
         self.content = Content(analysis)
         self.ink = Ink()
         self.foot = Foot(self.content)
-        self.style = best_style(self.content, WIDTH - 2 * MARGIN, HEIGHT - TOP - self.foot.put(Ink(), 0, WIDTH))
+        # a long list of faults makes the picture higher, not the server smaller
+        room = max(HEIGHT - TOP - self.foot.put(Ink(), 0, WIDTH), HEIGHT / 2)
+        self.style = best_style(self.content, WIDTH - 2 * MARGIN, room)
 
     def svg(self) -> str:
         """The document."""
@@ -93,14 +95,18 @@ class _Picture:
 
     def _header(self, width: float) -> None:
         content, server = self.content, self.server
-        text, good = content.verdict()
-        room = text_width(text, 17, bold=True) + 32
-        x = width - MARGIN - room
-        fill, stroke = ("#e2f3ec", "#00734f") if good else ("#fff3cd", "#a66b00")
-        self.ink.rect(
-            3, x, 26, room, 38, r=19, more=f'fill="{fill}" stroke="{stroke}" stroke-width="2" class="verdict"'
-        )
-        self.ink.text(x + room / 2, 51, text, 17, most=room - 24, bold=True, middle=True)
+        x: float = width - MARGIN
+        # that all have neighbours is not that all is well: what is wrong stands beside it
+        for text, good in (content.verdict(), (content.trouble(), False)):
+            if not text:
+                continue
+            room = text_width(text, 17, bold=True) + 32
+            x -= room
+            fill, stroke = ("#e2f3ec", "#00734f") if good else ("#fff3cd", "#a66b00")
+            more = f'fill="{fill}" stroke="{stroke}" stroke-width="2" class="verdict"'
+            self.ink.rect(3, x, 26, room, 38, r=19, more=more)
+            self.ink.text(x + room / 2, 51, text, 17, most=room - 24, bold=True, middle=True)
+            x -= 12
         self.ink.text(MARGIN, 46, self.title, 28, most=x - MARGIN - 24, bold=True)
         nodes = {device.numa_node for device in server.tree} - {None}
         sockets = {device.socket for device in server.tree} - {None}
@@ -164,7 +170,8 @@ class _Picture:
             mine = [fault for fault in group if fault.address in box.addresses] or group
             tips.append("; ".join(f"{fault.kind}: {fault.message}" for fault in mine))
         for number, tip in list(zip(numbers, tips, strict=True))[:shown]:
-            self.ink.mark(x + s * 1, y, number, s.scale, tip)
+            serious = any(fault.serious for fault in self.content.faults[number - 1])
+            self.ink.mark(x + s * 1, y, number, s.scale, tip, serious=serious)
             x += s * 19
         if more:
             self.ink.begin("; ".join(tips[shown:]), 'class="mark"')
@@ -207,8 +214,7 @@ class _Picture:
 
     def _look(self, box: Box) -> str:
         """The stroke of the link above a box, by its bandwidth; dashed when nothing is known of it."""
-        gbps = box.edge.gbps(gpu=box.kind == "gpu") if box.edge is not None else None
-        width = self.style * thickness(gbps)
+        width = self.style * thickness(self.content.gbps(box))
         dashed = box.edge is None and box.kind not in ("port", "vmd")  # those hang on the root complex's own bus
         dashes = f' stroke-dasharray="{self.style * 3:.1f}"' if dashed else ""
         return f'stroke="{GREY}" stroke-width="{width:.1f}"{dashes} class="link"'

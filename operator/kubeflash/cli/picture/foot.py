@@ -12,8 +12,8 @@ from kubeflash.cli.picture.looks import DASHES, GREY, INK, LINE, MARGIN, thickne
 from kubeflash.cli.picture.words import clean, text_width, wrap
 from kubeflash.topology.faults import Fault, short
 
-_MOST_FAULTS, _MOST_MESSAGES, _MOST_NAMES = 6, 3, 4
-"""Entries of the list, messages in one, devices beside a message; what is more is counted."""
+_MOST_MESSAGES, _MOST_NAMES = 3, 4
+"""Messages in one entry of the list, devices beside a message; what is more is counted."""
 
 
 _MEANINGS = {
@@ -40,23 +40,19 @@ class Foot:
         return bottom - y + 14
 
     def _faults(self, ink: Ink, y: float, room: float) -> float:
+        """All of them, however many there are: a mark in the picture whose number is not explained helps nobody."""
         groups = self.content.faults
         if not groups:
             return y
-        shown = groups[:_MOST_FAULTS]
-        across = 1 if len(shown) == 1 else 2
+        across = 1 if len(groups) == 1 else 2
         each = (room - 32 * (across - 1)) / across
-        columns = [shown[at::across] for at in range(across)]
+        columns = [groups[at::across] for at in range(across)]
         bottom = y
         for number, column in enumerate(columns):
             at, x = y, MARGIN + number * (each + 32)
             for group in column:
                 at = self._fault(ink, x, at, each, group)
             bottom = max(bottom, at)
-        if len(groups) > len(shown):
-            more = sum(len(group) for group in groups[len(shown) :])
-            ink.text(MARGIN, bottom + 12, f"+{more} more", 13, most=room, bold=True)
-            bottom += 22
         return bottom + 4
 
     def _fault(self, ink: Ink, x: float, y: float, width: float, group: list[Fault]) -> float:
@@ -69,9 +65,12 @@ class Foot:
         if len(alike) > 1:
             named = [(_some(map(self.content.name, where)), message) for message, where in alike.items()]
             said = [f"{names}: {message}" if names else message for names, message in named]
-        ink.mark(x, y, self.content.faults.index(group) + 1, 1.1, f"{kind}: {'; '.join(said)}")
+        tip, serious = f"{kind}: {'; '.join(said)}", any(fault.serious for fault in group)
+        ink.mark(x, y, self.content.faults.index(group) + 1, 1.1, tip, serious=serious)
         where = _some(map(self._name, (fault.address for fault in group)))
-        ink.text(x + 28, y + 13, f"{kind}  {where}".rstrip(), 13, most=width - 28, bold=True)
+        ink.text(
+            x + 28, y + 13, f"{kind}{'' if serious else ' (remark)'}  {where}".rstrip(), 13, most=width - 28, bold=True
+        )
         lines = [line for message in said[:_MOST_MESSAGES] for line in wrap(clean(message), width - 28, 12, 2)]
         lines += [f"+{len(said) - _MOST_MESSAGES} more"] if len(said) > _MOST_MESSAGES else []
         remedies = wrap(f"→ {remedy}", width - 28, 12, 2) if remedy else []
@@ -115,7 +114,7 @@ class Foot:
             ink.text(x + 30, y, f"{gbps} GB/s", 12, most=80, fill=GREY)
             x += 36 + text_width(f"{gbps} GB/s", 12) + 8
         notes = "PCIe links, GB/s one way as trained; a pair's GB/s with uplinks shared by the pairs. "
-        notes += "A tinted frame holds neighbours. G GPU, S SSD, P pair."
+        notes += "A tinted frame holds neighbours, lines join other pairs. G GPU, S SSD, P pair."
         ink.text(x + 6, y, notes, 12, most=MARGIN + room - x - 6, fill=GREY)
         return y
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 
-from kubeflash.cli.picture.looks import AMBER, INK
+from kubeflash.cli.picture.looks import AMBER, INK, PALE
 from kubeflash.cli.picture.words import clean, fit, text_width
 
 
@@ -59,12 +59,12 @@ class Ink:
             3, f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:.1f}" fill="{fill}"{more}{space}>{escape(words)}</text>'
         )
 
-    def mark(self, x: float, y: float, number: int, scale: float, tip: str) -> None:
-        """Adds a warning sign, 17 wide and 15 high to scale, with the number of what is wrong."""
+    def mark(self, x: float, y: float, number: int, scale: float, tip: str, *, serious: bool) -> None:
+        """Adds a warning sign, 17 wide and 15 high to scale, with the number of what is wrong; a remark's is pale."""
         w, h = 17 * scale, 15 * scale
         path = f"M{x + w / 2:.1f} {y:.1f}L{x + w:.1f} {y + h:.1f}H{x:.1f}z"
         self.begin(tip, 'class="mark"')
-        self.put(3, f'<path d="{path}" fill="{AMBER}" stroke="#000" stroke-linejoin="round"/>')
+        self.put(3, f'<path d="{path}" fill="{AMBER if serious else PALE}" stroke="#000" stroke-linejoin="round"/>')
         self.text(x + w / 2, y + h - 2.5 * scale, str(number), 8.5 * scale, most=w, bold=True, fill="#000", middle=True)
         self.end()
 

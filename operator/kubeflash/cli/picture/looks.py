@@ -17,7 +17,7 @@ MARGIN, TOP = 32, 92
 FONT = "system-ui, 'Segoe UI', 'Helvetica Neue', Helvetica, Arial, sans-serif"
 GPU_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b4c9a", "#8c6d31")
 """Okabe and Ito's, told apart with any kind of colour vision; the yellow, too light on white, and black replaced."""
-INK, GREY, LINE, AMBER = "#1d2730", "#55626d", "#9aa7b2", "#ffc629"
+INK, GREY, LINE, AMBER, PALE = "#1d2730", "#55626d", "#9aa7b2", "#ffc629", "#eceff1"
 DASHES = {
     Distance.PIX: "",
     Distance.PXB: "14 4",
