@@ -132,7 +132,7 @@ def test_kubectl_flash_by_way_of_kubectl(fleet, simulation):
     assert [(item["gpu"], item["distance"]) for item in found["pairs"]] == [(GPU, "PIX")]
     assert fleet.flash("topology", "gpu-a", "-o", "svg").startswith("<svg")
     assert "SSD of GPU 12:00.0" in fleet.flash("why", "gpu-a", "A1")
-    with pytest.raises(CommandError, match="there is no such FlashNode") as failed:
+    with pytest.raises(CommandError, match="there is no FlashNode gpu-z") as failed:
         fleet.flash("topology", "gpu-z")
     assert "there are: gpu-a, gpu-b" in str(failed.value)
 
