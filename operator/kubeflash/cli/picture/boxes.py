@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from kubeflash.cli.picture.channels import Channel
 from kubeflash.topology.analysis import Analysis
 from kubeflash.topology.faults import short
 from kubeflash.topology.links import Edge, edges
@@ -30,8 +31,7 @@ class Box:
         owner: of a cell of neighbours: the GPU that its SSDs belong to, if it is one.
         near: of a cell: it holds neighbours.
         rows: of what it holds; in a cell they are columns.
-        lanes: pairs that are drawn at the bottom of this box, each with the number of its lane.
-        lanes_y: where the lanes begin.
+        channels: below each row, for the lines of pairs.
     """
 
     kind: BoxKind
@@ -45,8 +45,7 @@ class Box:
     owner: str = ""
     near: bool = False
     rows: list[list[Box]] = field(default_factory=list)
-    lanes: dict[int, int] = field(default_factory=dict)
-    lanes_y: float = 0
+    channels: list[Channel] = field(default_factory=list)
     x: float = 0
     y: float = 0
     w: float = 0

@@ -90,20 +90,6 @@ class Content:
 
     # lines
 
-    def ends(self, number: int, style: Style) -> tuple[float, float]:
-        """Where a pair's line leaves the two cards: x below the card, or in the gutter beside it."""
-        pair = self.pairs[number]
-        return self._end(number, pair.gpu, style), self._end(number, pair.ssd, style)
-
-    def _end(self, number: int, address: str, style: Style) -> float:
-        card = self.cards[address]
-        column = self.column(card)
-        if card is column[-1]:
-            mine = self.lines(card)
-            return card.x + card.w * (mine.index(number) + 1) / (len(mine) + 1)
-        others = [line for other in column[:-1] for line in self.lines(other)]
-        return card.x + card.w + style * (3 + 9 * (others.index(number) + 1) / (len(others) + 1))
-
     def column(self, card: Box) -> list[Box]:
         """The cards of its column, itself alone when it is in no cell."""
         assert card.parent is not None
@@ -114,18 +100,6 @@ class Content:
     def lines(self, card: Box) -> list[int]:
         """The pairs of a card that are lines."""
         return [number for number in self.by_address[card.addresses[0]] if self.meet[number] is not None]
-
-    def span(self, number: int, box: Box, style: Style) -> tuple[float, float]:
-        """What a pair takes of its lane: the line, and the badge in its middle."""
-        left, right = sorted(self.ends(number, style))
-        start = self.badge_x(number, box, style)
-        return min(left, start), max(right, start + self.badge_width(number, style))
-
-    def badge_x(self, number: int, box: Box, style: Style) -> float:
-        """Where the badge in the lane begins: in the middle of the line, within the box."""
-        width = self.badge_width(number, style)
-        middle = sum(self.ends(number, style)) / 2
-        return max(box.x + 4, min(middle - width / 2, box.x + box.w - width - 4))
 
     # what is wrong
 
@@ -193,8 +167,8 @@ class Content:
 
     def caption(self, cell: Box, style: Style) -> dict[str, str]:
         """What is said once for the SSDs of a cell that are alike, and in which words."""
-        if cell.kind != "cell" or not style.brief:
-            return {}
+        if cell.kind != "cell" or not style.brief or any(self.lines(card) for card in cell.children):
+            return {}  # lines leave a cell where the caption would stand
         key = (id(cell), style.brief)
         if key not in self.captions:
             ssds = [card for card in cell.children if card.kind == "ssd"]

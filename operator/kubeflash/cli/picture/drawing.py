@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from math import ceil
 
 from kubeflash.cli.picture.boxes import BRIDGES, Box
 from kubeflash.cli.picture.content import Content
 from kubeflash.cli.picture.foot import Foot
 from kubeflash.cli.picture.ink import Ink, polyline
-from kubeflash.cli.picture.layout import LANE, Layout, best_style
+from kubeflash.cli.picture.layout import Layout, best_style
 from kubeflash.cli.picture.looks import (
     DASHES,
     FONT,
@@ -24,6 +26,7 @@ from kubeflash.cli.picture.looks import (
     text_on,
     thickness,
 )
+from kubeflash.cli.picture.routing import Router
 from kubeflash.cli.picture.words import clean, counted, rate, short_model, text_width
 from kubeflash.topology.analysis import Analysis
 from kubeflash.topology.faults import short
@@ -54,18 +57,15 @@ class _Picture:
     def svg(self) -> str:
         """The document."""
         content = self.content
-        Layout(content, self.style).run(WIDTH - 2 * MARGIN)
-        for box in content.boxes:
-            box.x += MARGIN
-            box.y += TOP
-            box.lanes_y += TOP
+        layout = Layout(content, self.style)
+        layout.run(WIDTH - 2 * MARGIN, MARGIN, TOP)
         width = max(WIDTH, ceil(content.top.w + 2 * MARGIN))
         self._header(width)
         for box in content.boxes:
             self._box(box)
         for number, meeting in enumerate(content.meet):
             if meeting is not None:
-                self._line(number, meeting)
+                self._line(number, layout.router)
         bottom = TOP + content.top.h
         height = ceil(bottom + self.foot.put(self.ink, bottom, width))
         body = "\n".join("\n".join(layer) for layer in self.ink.layers if layer)
@@ -310,32 +310,28 @@ class _Picture:
         if pair is not None:
             ink.end()
 
-    def _line(self, number: int, box: Box) -> None:
-        """A pair that is not in one cell: out of both cards, and along its lane."""
+    def _line(self, number: int, router: Router) -> None:
+        """A pair that is not in one cell: out of both cards, to where both ends meet, with its badge there."""
         s, content, pair = self.style, self.content, self.content.pairs[number]
-        lane = box.lanes_y + s * (LANE * (box.lanes[number] + 0.5))
-        points = [*self._way_out(number, pair.gpu, lane), *reversed(self._way_out(number, pair.ssd, lane))]
-        path = polyline(points, s * 6)
-        dashes = DASHES[pair.distance]
+        points, channel = router.points(number), router.ends[number]
+        y, way = channel.y(number), channel.ways[number]
+        assert way.badge is not None
+        colour, dashes = content.colour(pair.gpu), DASHES[pair.distance]
         dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
-        colour = content.colour(pair.gpu)
+        path = polyline(points, s * 6)
+        width = content.badge_width(number, s)
+        for end, (x, _) in zip((way.left, way.right), sorted(points[at] for at in _ends_at(points, y)), strict=True):
+            path += f"M{x:.1f} {y:.1f}L{end:.1f} {y:.1f}" if abs(x - end) > 0.1 else ""  # leads to a badge beside it
         ends = "".join(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{s * 3:.1f}" fill="{colour}"/>' for x, y in (points[0], points[-1])
         )
         self.ink.put(1, f'<path d="{path}" fill="none" stroke="#fff" stroke-width="{s * 5:.1f}"/>')
-        line = f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{s * 2.4:.1f}"{dashed} class="line"/>'
-        self.ink.put(1, line + ends)
-        width = content.badge_width(number, s)
-        x = content.badge_x(number, box, s)
-        self._badge(x, lane - s * 8.5, width, content.lane_badge(number), pair.gpu, 10.5, pair=number)
+        look = f'fill="none" stroke="{colour}" stroke-width="{s * 2.4:.1f}"{dashed} class="line" data-pair="P{number}"'
+        self.ink.put(1, f'<path d="{path}" {look}/>{ends}')
+        self._badge(way.badge, y - s * 8.5, width, content.lane_badge(number), pair.gpu, 10.5, pair=number)
 
-    def _way_out(self, number: int, address: str, lane: float) -> list[tuple[float, float]]:
-        """From a card down to the lane: out at its foot, or beside what is below it."""
-        card, s = self.content.cards[address], self.style
-        gpu, ssd = self.content.ends(number, s)
-        x = gpu if address == self.content.pairs[number].gpu else ssd
-        if card is self.content.column(card)[-1]:
-            return [(x, card.y + card.h), (x, lane)]
-        mine = self.content.lines(card)
-        y = card.y + card.h * (0.5 + 0.4 * (mine.index(number) + 1) / (len(mine) + 1))
-        return [(card.x + card.w, y), (x, y), (x, lane)]
+
+def _ends_at(points: Sequence[tuple[float, float]], y: float) -> tuple[int, int]:
+    """The corners between which a line has its badge."""
+    at = next(number for number, (one, other) in enumerate(pairwise(points)) if one[1] == other[1] == y)
+    return at, at + 1

@@ -8,12 +8,15 @@ from math import ceil
 from kubeflash.cli.picture.boxes import BRIDGES, Box
 from kubeflash.cli.picture.content import Content
 from kubeflash.cli.picture.looks import Style, styles_from_best
+from kubeflash.cli.picture.routing import Router
 from kubeflash.cli.picture.words import text_width
 
 _GAP = 16.0
 """Between regions."""
-_BUS, LANE = 15.0, 22.0
-"""Width of a bus left of a column of cards, height of a pair's lane; to scale."""
+_BUS = 15.0
+"""Width of a bus left of a column of cards; to scale."""
+_TRIES = 8
+"""To find room for badges: each try widens the boxes that lack it."""
 
 
 def best_style(content: Content, most: float, room: float) -> Style:
@@ -34,15 +37,15 @@ def best_style(content: Content, most: float, room: float) -> Style:
             layout.run(most)
             top = content.top
             wide = top.w > most + 0.5
-            hidden = layout.hidden()
-            height = top.h + 20 * min(hidden, 12)
+            detours = layout.detours()
+            height = top.h + 20 * min(detours, 12)
             if style.scale <= 1 and (lowest is None or (wide, height) < lowest[:2]):
                 lowest = (wide, height, style)
             if not wide and top.h <= room:
-                # a line behind something else costs as much as a size or two; many cannot be helped
-                cost = 0.25 * min(hidden, 4) - style.scale + 0.1 * style.brief
-                if best is None or (cost, hidden, top.h) < best[:3]:
-                    best = (cost, hidden, top.h, style)
+                # a line that goes round something costs as much as a size; many cannot be helped
+                cost = 0.1 * min(detours, 6) - style.scale + 0.1 * style.brief
+                if best is None or (cost, detours, top.h) < best[:3]:
+                    best = (cost, detours, top.h, style)
         if best is not None and best[0] <= -styles[0].scale:
             break  # smaller ones cannot be better
     if best is not None:
@@ -56,29 +59,37 @@ class Layout:
 
     def __init__(self, content: Content, style: Style) -> None:
         self.content, self.style = content, style
+        self.router = Router(content, style)
+        self.extra: dict[int, float] = {}
 
-    def run(self, most: float) -> None:
-        """Places all boxes, the outermost one at 0, 0, and `most` wide if that can be."""
-        top = self.content.top
-        self._width(top, most)
-        top.x = top.y = 0
-        self._across(top, top.w)
-        self._height(top)
-        self._down(top)
+    def run(self, most: float, left: float = 0, top: float = 0) -> None:
+        """Places all boxes and lines, the outermost one at `left`, `top`, and `most` wide if that can be."""
+        server = self.content.top
+        for _ in range(_TRIES):
+            self.router = Router(self.content, self.style)
+            self._width(server, most)
+            server.x, server.y = left, top
+            self._across(server, server.w)
+            self.router.leave()
+            self._height(server)
+            lacking = {
+                id(box): room
+                for box in self.content.boxes
+                if (room := max((channel.lacking for channel in box.channels), default=0)) > self.extra.get(id(box), 0)
+            }
+            if not lacking:
+                break
+            self.extra |= {box: room + self.style * 16 for box, room in lacking.items()}
+        server.y = top
+        self._down(server)
 
-    def hidden(self) -> int:
-        """How often a line passes behind something that it does not belong to."""
-        count = 0
-        for number, pair in enumerate(self.content.pairs):
-            meeting = self.content.meet[number]
-            if meeting is None:
-                continue
-            for address, x in zip((pair.gpu, pair.ssd), self.content.ends(number, self.style), strict=True):
-                card = self.content.cards[address]
-                for box in self.content.boxes:
-                    if box.x - 2 < x < box.x + box.w + 2 and card.y + card.h < box.y < meeting.lanes_y:
-                        count += box.kind != "cell" and box not in card.above
-        return count
+    def _beside(self, box: Box) -> float:
+        """Room at the right of what is in a box: its gutter, and what badges need."""
+        return self.router.gutter(box) + self.extra.get(id(box), 0)
+
+    def detours(self) -> int:
+        """How many lines go round something, and how many badges stand beside theirs."""
+        return self.router.turns() + sum(channel.leaders for box in self.content.boxes for channel in box.channels)
 
     def _width(self, box: Box, most: float) -> None:
         """The width that a box needs, `most` at most if that can be, and how its children form rows."""
@@ -89,12 +100,12 @@ class Layout:
         elif box.kind == "server":
             across = max(1, min(self.style.regions, len(box.children)))
             box.rows = [box.children[at : at + across] for at in range(0, len(box.children), across)]
-            box.w = most
+            box.w, beside = most, self._beside(box)
             for row in box.rows:
                 for child in row:
-                    self._width(child, (most - _GAP * (len(row) - 1)) / len(row))
+                    self._width(child, (most - beside - _GAP * (len(row) - 1)) / len(row))
                 widest = max(child.w for child in row)
-                box.w = max(box.w, (widest + _GAP) * len(row) - _GAP)
+                box.w = max(box.w, (widest + _GAP) * len(row) - _GAP + beside)
         else:
             self._rows(box, most)
 
@@ -109,37 +120,47 @@ class Layout:
         while len(columns := _stack(box.children, heights, limit)) > wanted:
             limit += self.style * 8
         box.rows = columns
-        box.w = self.style * 12 + len(columns) * self._column(box) - self.style * 6
+        box.w = self.style * 6 + sum(self._column(box, column) for column in columns)
 
-    def _column(self, box: Box) -> float:
+    def _column(self, box: Box, column: list[Box]) -> float:
         """Width of a column, with its bus at the left, and the gutter by which lines leave at the right."""
-        return self.style.card + self.style * (_BUS + (8 if box.near else 16))
+        least = self.style * (8 if box.near else 16)
+        return self.style.card + self.style * _BUS + max(least, self.router.column_room(column))
 
     def _rows(self, box: Box, most: float) -> None:
-        """A box of boxes: side by side while there is room."""
-        pad, gap = self._pad(box), self.style * 10
-        box.rows, widest, x = [], 0.0, 0.0
-        for child in box.children:
-            self._width(child, most - 2 * pad)
-            # what belongs to no GPU here stands below its neighbours where all is narrow, else beside them
-            below = (
-                child.kind == "cell"
-                and not child.near
-                and all(len(cell.rows) == 1 for cell in box.children if cell.near)
-            )
-            if not box.rows or below or x + gap + child.w > most - 2 * pad + 0.01:
-                box.rows.append([])
-                x = -gap
-            box.rows[-1].append(child)
-            x += gap + child.w
-            widest = max(widest, x)
+        """A box of boxes: side by side while there is room, and beside them room for the lines that go round them."""
+        beside = self.extra.get(id(box), 0)
+        while True:
+            widest = self._fill(box, most - beside)
+            if beside >= self._beside(box) - 0.01:
+                break
+            beside = self._beside(box)
         badges = [self.content.badge_width(number, self.style) for number in self.content.meeting(box)]
         label = (
             text_width(box.label, self.style * 12, bold=True)
             + self.style * 20
             + self.content.marks_width(box, self.style)
         )
-        box.w = max(label, self.content.head_width(box, self.style), widest + 2 * pad, *badges)
+        around = widest + 2 * self._pad(box) + self._beside(box)
+        box.w = max(label, self.content.head_width(box, self.style), around, *(b + self.style * 12 for b in badges))
+
+    def _fill(self, box: Box, most: float) -> float:
+        """Makes rows that are `most` wide if that can be; returns how wide the widest one is."""
+        pad, gap = self._pad(box), self.style * 10
+        box.rows, widest, x = [], 0.0, 0.0
+        for child in box.children:
+            self._width(child, most - 2 * pad)
+            # what belongs to no GPU here stands below its neighbours where all is narrow, else beside them
+            near = [cell for cell in box.children if cell.near]
+            below = child.kind == "cell" and not child.near and near and all(len(cell.rows) == 1 for cell in near)
+            below = below and not any(self.content.lines(card) for card in child.children)
+            if not box.rows or below or x + gap + child.w > most - 2 * pad + 0.01:
+                box.rows.append([])
+                x = -gap
+            box.rows[-1].append(child)
+            x += gap + child.w
+            widest = max(widest, x)
+        return widest
 
     def _pad(self, box: Box) -> float:
         return self.style * (10 if box.kind in ("region", "socket") else 7)
@@ -148,33 +169,37 @@ class Layout:
         """Spreads what is in a box over its width."""
         box.w = max(box.w, width)
         if box.kind == "cell":
-            for number, column in enumerate(box.rows):
+            at = box.x + self.style * 6
+            for column in box.rows:
                 for card in column:
-                    card.x = box.x + self.style * (6 + _BUS) + number * self._column(box)
+                    card.x = at + self.style * _BUS
+                at += self._column(box, column)
             return
+        room = box.w - self._beside(box)
         for row in box.rows:
             if box.kind == "server":
-                each = (box.w - _GAP * (len(row) - 1)) / len(row)
+                each = (room - _GAP * (len(row) - 1)) / len(row)
                 for number, child in enumerate(row):
                     child.x = box.x + number * (each + _GAP)
                     self._across(child, each)
                 continue
             gap = self.style * 10
             taken = sum(child.w for child in row) + gap * (len(row) - 1)
-            spare = max(box.w - 2 * self._pad(box) - taken, 0)
+            spare = max(room - 2 * self._pad(box) - taken, 0)
             # nodes of the machine fill their place, so that the eye finds a grid; switches and cards stay compact
             growth = {"socket": spare, "region": self.style * (60 * len(row))}
             grow = min(spare, growth.get(box.kind, 0.0)) / len(row)
             spare -= grow * len(row)
             between = gap + min(spare / (len(row) + 1), self.style * 30)
-            x = box.x + (box.w - sum(child.w + grow for child in row) - between * (len(row) - 1)) / 2
+            x = box.x + (room - sum(child.w + grow for child in row) - between * (len(row) - 1)) / 2
             for child in row:
                 child.x = x
                 self._across(child, child.w + (0 if child.is_card else grow))
                 x += child.w + between
 
     def _height(self, box: Box) -> None:
-        """How high a box is, and how far below its own top its children are."""
+        """How high a box is, and how far below its own top its children and channels are."""
+        box.channels = []
         if box.kind == "cell":
             box.h = 0
             for column in box.rows:
@@ -190,7 +215,7 @@ class Layout:
             return
         gap = _GAP if box.kind == "server" else self.style * 10
         y = 0.0 if box.kind == "server" else self.style * 23 if box.label else self._pad(box)
-        for row in box.rows:
+        for number, row in enumerate(box.rows):
             for child in row:
                 self._height(child)
             least = self.style * 9 if box.kind in BRIDGES else 0 if box.kind == "server" else self.style * 3
@@ -199,31 +224,19 @@ class Layout:
             for child in row:
                 child.y = y
                 child.h = child.h if child.is_card or child.kind == "cell" else deepest
-            y += deepest + gap
-        box.lanes_y = y - gap + self.style * (4 if box.kind != "server" else 8)
-        self._lanes(box)
-        box.h = y - gap + (0 if box.kind == "server" else self._pad(box))
-        if box.lanes:
-            box.h = box.lanes_y + self.style * (LANE * (max(box.lanes.values()) + 1)) + self.style * 4
-
-    def _lanes(self, box: Box) -> None:
-        """A lane for each pair that meets in this box: short ones above, several in a lane where they fit."""
-        spans = []
-        for number in self.content.meeting(box):
-            left, right = self.content.span(number, box, self.style)
-            spans.append((right - left, left, right, number))
-        taken: list[list[tuple[float, float]]] = []
-        box.lanes = {}
-        for _, left, right, number in sorted(spans):
-            free = (at for at, used in enumerate(taken) if all(right + 8 < a or b + 8 < left for a, b in used))
-            lane = next(free, len(taken))
-            taken += [[]] if lane == len(taken) else []
-            taken[lane].append((left, right))
-            box.lanes[number] = lane
+            y += deepest
+            channel = self.router.channel(box, number, self.extra.get(id(box), 0))
+            box.channels.append(channel)
+            channel.top = y + self.style * (4 if box.kind != "server" else 8)
+            y = channel.top + channel.height if channel.height else y
+            y += gap
+        ends = bool(box.channels and box.channels[-1].height)
+        box.h = y - gap + (self.style * 4 if ends else 0 if box.kind == "server" else self._pad(box))
 
     def _down(self, box: Box) -> None:
         """Makes heights below the parent's top places in the picture."""
-        box.lanes_y += box.y
+        for channel in box.channels:
+            channel.top += box.y
         for child in box.children:
             child.y += box.y
             self._down(child)
