@@ -198,7 +198,7 @@ def test_short_lines_are_above_and_those_that_fit_share_a_lane():
 
 def test_a_badge_makes_way_for_lines_that_only_pass():
     way = dig([], [Meeting(0, 100, 300, 80)], [150, 200], (0, 1000), 1).ways[0]
-    assert way.badge == 204  # nearest to the middle, and on the line
+    assert way.badge == 207  # nearest to the middle, and on the line
     assert (way.left, way.right) == (100, 300)
 
 
@@ -206,13 +206,13 @@ def test_a_badge_in_a_lane_makes_way_for_a_line_that_goes_to_a_lane_below():
     meetings = [Meeting(0, 0, 100, 20), Meeting(1, 50, 200, 20), Meeting(2, 150, 400, 200)]
     ways = dig([], meetings, [], (0, 1000), 1).ways
     assert ways[0].y == ways[2].y < ways[1].y
-    assert ways[2].badge == 204
+    assert ways[2].badge == 207
 
 
 def test_a_badge_without_room_on_its_line_gets_a_leader():
     channel = dig([], [Meeting(0, 100, 130, 80)], [50, 90, 140, 180], (0, 400), 1)
     way = channel.ways[0]
-    assert (way.badge, way.left, way.right, channel.leaders, channel.lacking) == (184, 100, 264, 1, 0)
+    assert (way.badge, way.left, way.right, channel.leaders, channel.lacking) == (187, 100, 267, 1, 0)
 
 
 def test_room_that_is_lacking_is_said():

@@ -5,8 +5,8 @@ on one switch or bridge are drawn in one frame; any other pair is a line, throug
 badge in the innermost box that holds both. No viewer is asked for its fonts: text is measured by the widest of the
 usual ones, DejaVu Sans, and cut to fit.
 
-`boxes` makes the tree, `content` says what stands on its parts, `layout` finds their places, `routing` and `channels` the
-ways of lines between them, `drawing` and `foot` draw all with `ink`; `words` and `looks` have texts and colours.
+`boxes` makes the tree, `content` says what stands on its parts, `layout` finds their places, `routing` and `channels`
+the ways of lines between them, `drawing` and `foot` draw all with `ink`; `words` and `looks` have texts and colours.
 """
 
 from __future__ import annotations

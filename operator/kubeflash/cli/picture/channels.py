@@ -132,7 +132,7 @@ def _badge(
         scale: of the room beside it.
         leader: it may be beside the line too, if it cannot be on it.
     """
-    apart = 4 * scale
+    apart = 7 * scale
     gaps, start = [], limits[0]
     for left, right in sorted(walls):
         gaps.append((start, left - apart))
