@@ -93,8 +93,8 @@ def why(analysis: Analysis, address: str, terminal: Terminal, more: tuple[str, .
     named = f"{short(address)} {_model(server, device)}{serial}"
     mine = [view for view in analysis.pairs if address in (view.gpu, view.ssd)]
     if facts.reason:
-        said = any(facts.reason in words for words in more)  # of a namespace, which may be one of several
-        verdict = "not usable" if said else f"not usable: {clean(facts.reason)}"
+        verdict = f"not usable: {clean(facts.reason)}"
+        more = tuple(words.replace(f"; {facts.reason}", "", 1) for words in more)  # said once is enough
     elif is_gpu:
         verdict = "GPU with " + (", ".join(f"SSD {short(view.ssd)}" for view in mine) or "no SSD of its own")
     else:
@@ -213,20 +213,17 @@ def _switch(analysis: Analysis, device: PciDevice, step: Step) -> _Branch:
     edge = next((edge for _, edge in edges(device) if edge.lower == below), None)
     label = f"switch {short(upstream)}" + (", on the card" if step.hop.on_card else "")
     uplink = edge.upper if edge is not None and edge.is_uplink else ""
-    notes = []
+    alike: dict[str, list[str]] = {}
     for fault in analysis.faults:
-        port = fault.kind != "SharedUplink" and _is_port(analysis, fault.address, step.switch)
-        if fault.serious and (fault.address == upstream or port or (fault.kind, fault.address) == _shared(uplink)):
-            where = f"{short(fault.address)}: " if port and fault.address != upstream else ""
-            notes.append(f"! {where}{fault.message}")
+        shared = fault.kind == "SharedUplink"  # an uplink is called by the port above it, which may be another switch's
+        port = not shared and _is_port(analysis, fault.address, step.switch)
+        if fault.serious and (fault.address == (uplink if shared else upstream) or port):
+            where = [short(fault.address)] if port and fault.address != upstream else []
+            alike.setdefault(fault.message, []).extend(where)
+    notes = [f"! {', '.join(ports)}: {message}" if ports else f"! {message}" for message, ports in alike.items()]
     return _Branch(
         label, ("", "", _bandwidth(edge.gbps(gpu=step.hop.on_card) if edge is not None else None)), None, notes
     )
-
-
-def _shared(uplink: str) -> tuple[str, str]:
-    """The fault of an uplink that is called by the port above it, which may be another switch's."""
-    return "SharedUplink", uplink
 
 
 def _is_port(analysis: Analysis, address: str, switch: str) -> bool:
@@ -296,7 +293,8 @@ def _fit(lines: list[tuple[str, _Branch]], terminal: Terminal) -> list[str]:
         for note in branch.notes:
             bars = prefix.replace("├─", "│ ").replace("└─", "  ")
             wrapped = textwrap.wrap(note, terminal.columns - len(bars) - 4)
-            found += [f"{bars}    {terminal.paint(line, 'red')}" for line in wrapped]
+            bars += "│   " if branch.below else "    "
+            found += [f"{bars}{terminal.paint(line, 'red')}" for line in wrapped]
     return found
 
 

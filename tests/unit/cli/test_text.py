@@ -52,13 +52,13 @@ def test_a_fault_stands_below_its_device_and_with_its_remedy_at_the_end():
 def test_a_fault_of_a_switch_stands_below_it():
     half = Link(32.0, 8, 32.0, 16)
     ports = {"4a:01.0": half, "4b:00.0": half}
-    one = gpu("4a R4a:01.0 U4b:00.0 D4c:00.0 4d:00.0", ports=ports)
+    one = gpu("4a R4a:01.0 U4b:00.0 D4c:00.0 4d:00.0", ports=ports, acs={"4c:00.0": "Redirect"})
     other = place("4a R4a:01.0 U4b:00.0 D4c:01.0 4e:00.0", ports=ports, acs={"4c:01.0": "Redirect"})
     lines = [line.strip(" │") for line in text.topology(analysed(one, other), NARROW)]
     at = next(number for number, line in enumerate(lines) if "switch 4b:00.0" in line)
     assert lines[at].split()[-2:] == ["31.5", "GB/s"]
     assert lines[at + 1] == "! trained at x8, can do x16: half the bandwidth is lost"
-    assert lines[at + 2].startswith("! 4c:01.0: ACS redirects")
+    assert lines[at + 2].startswith("! 4c:00.0, 4c:01.0: ACS redirects")
     assert "GPU 4d:00.0" in lines[at + 4]
 
 
