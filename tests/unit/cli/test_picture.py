@@ -255,6 +255,13 @@ def test_a_refused_ssd_says_why():
     assert "refused: partition table" in shown
 
 
+def test_an_ssd_that_no_pool_selects_says_so():
+    shelf = Shelf()
+    shelf.add("gpu", f"{switch(0x4A, 0)} 4e:00.0")
+    shelf.add("ssd", f"{switch(0x4A, 1)} 4f:00.0", facts=Facts(bytes=1 << 40, note="blank, in no pool"))
+    assert "1Ti, blank, in no pool" in " ".join(texts(ET.fromstring(draw(shelf.analysis()))))
+
+
 def test_a_card_says_in_full_what_is_cut_off_on_it():
     shelf = Shelf()
     shelf.add("gpu", f"{switch(0x4A, 0)} 4e:00.0", facts=Facts(model="NVIDIA " + "very " * 20 + "long"))

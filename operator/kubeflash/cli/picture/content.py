@@ -211,7 +211,8 @@ class Content:
         if fact.free is not None:
             of = f" of {human_bytes(fact.bytes)}" if fact.bytes is not None else ""
             return f"{human_bytes(fact.free)}{of} free"
-        return human_bytes(fact.bytes) if fact.bytes is not None else "free: not said"
+        size = human_bytes(fact.bytes) if fact.bytes is not None else "free: not said"
+        return ", ".join(filter(None, (size, clean(fact.note))))
 
     def status(self, gpu: str, style: Style) -> tuple[str, bool]:
         """What a GPU has, and whether it is a neighbour."""
