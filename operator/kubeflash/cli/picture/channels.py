@@ -45,7 +45,7 @@ class Way:
     badge: float | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Channel:
     """A channel with all lines in their lanes.
 
