@@ -53,6 +53,7 @@ def _device(server: Server, device: PciDevice) -> JSON:
         "bytes": facts.bytes,
         "free": facts.free,
         "reason": facts.reason,
+        "note": facts.note,
         "numaNode": device.numa_node,
         "socket": device.socket,
         "rootComplex": device.root_complex,

@@ -143,6 +143,42 @@ def test_no_neighbour_is_said_loudly_with_what_is_left_alone():
     assert "4e:00.0" in analysis.faults[0].remedy
 
 
+@pytest.mark.parametrize(
+    ("devices", "remedy"),
+    [
+        pytest.param((G0, "4a R4a:02.0 5f:00.0"), "move an SSD to a slot of the GPU's own switch;", id="on a switch"),
+        pytest.param(
+            (gpu("4a R4a:02.0 5f:00.0"), "4a R4a:01.0 U4b:00.0 D4c:01.0 4e:00.0"),
+            "move the GPU to a switch that has SSDs; until",
+            id="beside a switch, on one host bridge",
+        ),
+        pytest.param(
+            (gpu("5a R5a:02.0 5f:00.0"), "4a R4a:01.0 U4b:00.0 D4c:01.0 4e:00.0"),
+            "move the GPU to a switch that has SSDs; a slot of the GPU's host bridge",
+            id="on another host bridge",
+        ),
+        pytest.param(
+            (gpu("5a R5a:02.0 5f:00.0"), "4a R4a:01.0 4e:00.0"),
+            "move an SSD to a slot of the GPU's own host bridge;",
+            id="no switches",
+        ),
+    ],
+)
+def test_what_to_move_depends_on_where_gpu_and_ssd_are(devices, remedy):
+    only, ssd = devices
+    below = place("4a R4a:01.0 U4b:00.0 D4c:02.0 4f:00.0", kind="0200")
+    others = [below] if "U4b" in ssd or only is G0 else []
+    [fault] = [fault for fault in analysed(only, place(ssd), *others).faults if fault.kind == "NoNeighbour"]
+    assert fault.remedy.startswith(remedy)
+
+
+def test_a_switch_on_the_gpu_s_card_has_no_slot_to_move_an_ssd_to():
+    carried = gpu("20 R20:03.1 U25:00.0 D26:00.0 27:00.0")
+    hops = tuple(replace(hop, on_card=not hop.address.endswith("03.1")) for hop in carried.bridges)
+    [fault] = analysed(replace(carried, path=hops), place("40 R40:01.1 41:00.0")).faults
+    assert fault.remedy.startswith("move an SSD to a slot of the GPU's own host bridge;")
+
+
 def test_without_switches_the_same_host_bridge_is_a_neighbour():
     analysis = analysed(gpu("4a R4a:01.0 4b:00.0"), place("4a R4a:02.0 4c:00.0"))
     assert not analysis.server.has_switches
