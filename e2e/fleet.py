@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from lab.controlplane import clean_environment
+from lab.controlplane import user_environment
 from lab.errors import LabTimeout
 from lab.lab import Lab
 from lab.processes import ManagedProcess, run
@@ -91,11 +91,9 @@ class Fleet:
         Raises:
             CommandError: It failed.
         """
-        environment = clean_environment()
-        environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"
-        environment["KUBECONFIG"] = str(self.lab.control_plane.kubeconfig())
-        argv: list[str | Path] = [self.lab.control_plane.programs.kubectl, "flash", *words]
-        return run(argv, timeout=timeout, env=environment).stdout_text
+        kubectl = self.lab.control_plane.programs.kubectl
+        environment = user_environment(kubectl, self.lab.control_plane.kubeconfig())
+        return run([kubectl, "flash", *words], timeout=timeout, env=environment).stdout_text
 
     def apply(self, *objects: JSON) -> None:
         """`kubectl apply` of objects."""

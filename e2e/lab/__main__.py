@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from lab import binaries, network, rundir
 from lab.cache import say
-from lab.controlplane import clean_environment
+from lab.controlplane import user_environment
 from lab.errors import LabError, LabTimeout, NotUp, ProcessDied
 from lab.lab import Lab, ensure_programs
 from lab.processes import Ledger, wait_until
@@ -234,13 +234,9 @@ def shell(name: str, command: Sequence[str]) -> NoReturn:
     """Become a shell, or a command, inside a lab's network."""
     run_dir = rundir.of(name)
     record = rundir.live(run_dir)
-    environment = clean_environment()
+    environment = user_environment(record.kubectl, record.kubeconfig)
     environment["KUBEFLASH_LAB"] = name
     environment[network.INSIDE] = str(Path(f"/proc/{record.pid}/ns/net").stat().st_ino)
-    environment["KUBECONFIG"] = record.kubeconfig
-    # kubectl finds its plugins on the PATH: those of this Python environment are there too.
-    folders = (Path(record.kubectl).parent, Path(sys.executable).parent)
-    environment["PATH"] = os.pathsep.join([*map(str, folders), environment.get("PATH", os.defpath)])
     if not command:
         startup = run_dir / "bashrc"
         startup.write_text(f'[ -f ~/.bashrc ] && . ~/.bashrc\nPS1={shlex.quote(f"(lab {name}) ")}"$PS1"\n')

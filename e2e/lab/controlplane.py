@@ -17,6 +17,7 @@ import os
 import re
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -368,6 +369,15 @@ def clean_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in hidden and name.lower() not in {"http_proxy", "https_proxy", "all_proxy"}
     }
+
+
+def user_environment(kubectl: str | Path, kubeconfig: str | Path) -> dict[str, str]:
+    """What a user's shell has for a cluster: its kubeconfig; kubectl, and the plugins of this Python, on the PATH."""
+    environment = clean_environment()
+    folders = (Path(kubectl).parent, Path(sys.executable).parent)
+    environment["PATH"] = os.pathsep.join([*map(str, folders), environment.get("PATH", os.defpath)])
+    environment["KUBECONFIG"] = str(kubeconfig)
+    return environment
 
 
 def write_private(path: Path, text: str) -> None:

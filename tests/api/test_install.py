@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from kubeflash.api.v1alpha1 import FlashNode
 from kubeflash.kube.client import Client, load_configuration
 from kubeflash.kube.errors import Forbidden
-from lab.controlplane import ControlPlane, clean_environment
+from lab.controlplane import ControlPlane, user_environment
 from lab.processes import Completed, run
 
 REPO = Path(__file__).parents[2]
@@ -18,9 +17,7 @@ REPO = Path(__file__).parents[2]
 
 def kubeconfig(cluster: ControlPlane, *words: str) -> Completed:
     """Runs scripts/kubeconfig as a cluster's administrator."""
-    environment = clean_environment()
-    environment["PATH"] = f"{cluster.programs.kubectl.parent}:{environment.get('PATH', os.defpath)}"
-    environment["KUBECONFIG"] = str(cluster.kubeconfig())
+    environment = user_environment(cluster.programs.kubectl, cluster.kubeconfig())
     return run([REPO / "scripts" / "kubeconfig", *words], timeout=60, env=environment, check=False)
 
 
