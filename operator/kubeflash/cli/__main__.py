@@ -253,12 +253,12 @@ def _same_address(address: str, wanted: str) -> bool:
 
 
 def _node_says(source: Source, address: str) -> Iterable[str]:
-    """What a FlashNode says of a device beside its place: each namespace of an SSD, with its pool and health."""
+    """What a FlashNode says of a device beside its facts: each namespace of an SSD, with its pool and health."""
     for ssd in source.node.status.ssds if source.node is not None else ():
         if ssd.address != address:
             continue
         words = [f"{ssd.id} (namespace {ssd.namespace_id}): {human_bytes(ssd.bytes)}, {ssd.state.lower()}"]
-        words += [ssd.reason] if ssd.reason else []
+        words += [ssd.reason] if ssd.reason and ssd.reason != source.server.fact(address).reason else []
         words += [f"pool {ssd.pool}" if ssd.pool else "no pool selects it"]
         if ssd.free is not None:
             words.append(f"free {human_bytes(ssd.free)}, {text.count(len(ssd.volumes), 'volume')}")

@@ -94,7 +94,6 @@ def why(analysis: Analysis, address: str, terminal: Terminal, more: tuple[str, .
     mine = [view for view in analysis.pairs if address in (view.gpu, view.ssd)]
     if facts.reason:
         verdict = f"not usable: {clean(facts.reason)}"
-        more = tuple(words.replace(f"; {facts.reason}", "", 1) for words in more)  # said once is enough
     elif is_gpu:
         verdict = "GPU with " + (", ".join(f"SSD {short(view.ssd)}" for view in mine) or "no SSD of its own")
     else:

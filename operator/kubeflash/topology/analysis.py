@@ -187,7 +187,7 @@ def _view(
 
 def _where_to(server: Server, gpu: PciDevice, how_far: Distance) -> str:
     """What to move to make neighbours of a GPU and its nearest SSD."""
-    if any(step.kind in ("SwitchUpstream", "SwitchDownstream") and not step.hop.on_card for step in gpu.way):
+    if any(step.is_switch and not step.hop.on_card for step in gpu.way):
         return "move an SSD to a slot of the GPU's own switch"
     if server.has_switches:
         at_least = "" if how_far is Distance.PHB else "; a slot of the GPU's host bridge is nearer than now, too"

@@ -27,7 +27,7 @@ def mark_cards(tree: PciTree, gpus: Collection[str]) -> PciTree:
     below: defaultdict[str, list[PciDevice]] = defaultdict(list)
     for device in tree:
         for step in device.way if not device.is_bridge else ():
-            if step.kind in ("SwitchUpstream", "SwitchDownstream"):
+            if step.is_switch:
                 below[step.switch].append(device)
     there = [gpu for address in gpus if (gpu := tree.get(address)) is not None]
     slots = {gpu.slot for gpu in there}

@@ -102,7 +102,7 @@ def server_of(node: FlashNode) -> Server:
 
 def _poolless(ssd: Ssd) -> str:
     """Of an SSD that could be used and is not: it must not look like one that is."""
-    return f"{'blank' if ssd.state == 'Blank' else ssd.state.lower()}, in no pool"
+    return f"{ssd.state.lower()}, in no pool"
 
 
 def _to_api(link: Link, *, asleep: bool) -> PciLink | None:

@@ -86,6 +86,11 @@ class Step:
     kind: HopKind
     switch: str
 
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is a port of a PCIe switch."""
+        return self.kind in ("SwitchUpstream", "SwitchDownstream")
+
 
 _BELOW: dict[HopKind, HopKind] = {
     "RootPort": "SwitchUpstream",

@@ -157,7 +157,7 @@ class _Builder:
 
 
 def _bridge(step: Step) -> Box:
-    if step.kind in ("SwitchUpstream", "SwitchDownstream"):
+    if step.is_switch:
         return Box("switch", f"switch {short(step.hop.address)}" + (", on the card" if step.hop.on_card else ""))
     return Box("port", f"{'root port' if step.kind == 'RootPort' else 'bridge'} {short(step.hop.address)}")
 

@@ -148,7 +148,8 @@ class Router:
         order = sorted(turning, key=lambda strand: (rows[id(self._child(box, strand))], -self._x_before(box, strand)))
         tracks = {strand: left + s * (_TRACK * (len(order) - number - 0.5) + 2) for number, strand in enumerate(order)}
         mine = [strand for strand, child in self.through[id(box)] if rows[id(child)] == row]
-        turns = [Turn(strand.pair, self.x[strand], tracks[strand]) for strand in order if strand in mine]
+        leaving = [strand for strand in order if strand in mine]
+        turns = [Turn(strand.pair, self.x[strand], tracks[strand]) for strand in leaving]
         meetings = [
             self._meeting(number) for number in self.content.meeting(box) if self._ends_in(number, lowest) == row
         ]
@@ -161,10 +162,9 @@ class Router:
         ]
         limits = (box.x + s * 8, box.x + box.w - s * 4)
         channel = dig(turns, meetings, passing, limits, s.scale)
-        for strand in order:
-            if strand in mine:
-                self.moves[strand].append((channel, next(turn for turn in turns if turn.pair == strand.pair)))
-                self.x[strand] = tracks[strand]
+        for strand, turn in zip(leaving, turns, strict=True):
+            self.moves[strand].append((channel, turn))
+            self.x[strand] = turn.track
         for number in ending:
             self.ends[number] = channel
         return channel
