@@ -364,9 +364,22 @@ def contract_a_returned_ssd_is_put_back_under_its_consumers(bench: Bench) -> Non
     nvmet.disable_namespace(fs, export.nqn, 1, while_linked=True)
     nvmet.add_namespace(fs, export.nqn, 1, device=bench.device, uuid=export.volume_id)
     nvmet.enable_namespace(fs, export.nqn, 1)
-    nvmet.revalidate_size(fs, export.nqn, 1)
+    nvmet.revalidate(fs, export.nqn, 1)
     nvmet.disable_namespace(fs, export.nqn, 1, while_linked=True)
-    raises(nvmet.OutOfOrder, lambda: nvmet.revalidate_size(fs, export.nqn, 1))
+    raises(nvmet.OutOfOrder, lambda: nvmet.revalidate(fs, export.nqn, 1))
+
+
+def contract_a_grown_device_is_told_to_consumers(bench: Bench) -> None:
+    fs, export = bench.fs, Export(bench)
+    raises(nvmet.ObjectMissing, lambda: nvmet.revalidate(fs, export.nqn, 1))
+    export.up(fs, 4)
+    raises(nvmet.OutOfOrder, lambda: nvmet.revalidate(fs, export.nqn, 1))
+    export.up(fs)
+    before = nvmet.read_state(fs)
+    for _ in range(2):
+        nvmet.revalidate(fs, export.nqn, 1)
+    raises(nvmet.ObjectMissing, lambda: nvmet.revalidate(fs, export.nqn, 2))
+    assert nvmet.read_state(fs) == before
 
 
 def contract_strangers_are_read_as_they_are(bench: Bench) -> None:

@@ -25,6 +25,19 @@ def test_contract_on_the_fake(contract: Callable[[Bench], None]) -> None:
     exports.run(contract, fake())
 
 
+def test_only_revalidating_shows_a_grown_device_on_the_fake() -> None:
+    bench = fake()
+    fs, export = bench.fs, Export(bench)
+    fs.sizes[DEVICE] = 1 << 20
+    export.up(fs)
+    namespace = f"subsystems/{export.nqn}/namespaces/1"
+    fs.sizes[DEVICE] = 2 << 20
+    nvmet.enable_namespace(fs, export.nqn, 1)
+    assert fs.seen == {namespace: 1 << 20}
+    nvmet.revalidate(fs, export.nqn, 1)
+    assert fs.seen == {namespace: 2 << 20}
+
+
 def test_without_the_module() -> None:
     fs = FakeNvmet(loaded=False, folders=set())
     assert not nvmet.read_state(fs).available

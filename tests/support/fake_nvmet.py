@@ -38,9 +38,14 @@ def fail(number: int, path: str) -> OSError:
 
 @dataclass
 class FakeNvmet:
-    """The tree. `devices`, `addresses` and `listening` are the machine around it."""
+    """The tree. `devices`, `addresses` and `listening` are the machine around it.
+
+    `sizes` has the bytes of a device where a test cares, `seen` what the consumers of a namespace take it for.
+    """
 
     devices: set[str] = field(default_factory=set)
+    sizes: dict[str, int] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)
     addresses: set[str] = field(default_factory=lambda: {"127.0.0.1", "0.0.0.0"})
     listening: set[tuple[str, str]] = field(default_factory=set)
     loaded: bool = True
@@ -166,10 +171,13 @@ class FakeNvmet:
                 raise fail(errno.EINVAL, owner)
             if value == "1" and not enabled and device not in self.devices:
                 raise fail(errno.ENOENT, owner)
+            if value == "1" and not enabled:
+                self.seen[owner] = self.sizes.get(device, 0)
             self.files[f"{owner}/enable"] = value
         elif name == "revalidate_size":
-            if not enabled:
+            if not enabled or value != "1":
                 raise fail(errno.EINVAL, owner)
+            self.seen[owner] = self.sizes.get(self.files[f"{owner}/device_path"], 0)
         elif enabled:
             raise fail(errno.EBUSY, owner)
         else:

@@ -16,7 +16,7 @@ both the volume's id. Partitions start and end on whole MiB.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID, uuid5
 
 MIB = 1 << 20
@@ -58,6 +58,7 @@ class PartitionTable:
         disk_guid: the table's own GUID, lower case; an MBR's id for `dos`.
         first_usable: first byte that a partition may take.
         end_usable: first byte that none may take any more.
+        damaged: which copy of a GPT is, `primary` or `backup`; empty when both are whole. The content is the other's.
     """
 
     kind: str
@@ -65,6 +66,7 @@ class PartitionTable:
     first_usable: int
     end_usable: int
     partitions: tuple[Partition, ...]
+    damaged: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ AT_STATX_DONT_SYNC: a plain `stat` of a file on a dead NFS or FUSE mount would h
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
@@ -16,29 +15,13 @@ from pathlib import Path
 
 from kubeflash.host.errors import HostError
 from kubeflash.host.root import HostRoot
+from kubeflash.host.statx import TYPE, statx
 
-_AT_FDCWD = -100
-_AT_STATX_DONT_SYNC = 0x4000
-_STATX_TYPE = 0x1
 _GONE = (errno.ENOENT, errno.ESRCH, errno.ENOTDIR)
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ProcessesUnreadable(HostError):
     """Not every process could be looked at, so nobody can say that a device is free."""
-
-
-class _Statx(ctypes.Structure):
-    """`struct statx` of <linux/stat.h>; only what is read here has a name."""
-
-    _fields_ = (
-        ("head", ctypes.c_uint8 * 28),
-        ("mode", ctypes.c_uint16),
-        ("middle", ctypes.c_uint8 * 98),
-        ("rdev_major", ctypes.c_uint32),
-        ("rdev_minor", ctypes.c_uint32),
-        ("tail", ctypes.c_uint8 * 120),
-    )
 
 
 @dataclass(frozen=True)
@@ -52,10 +35,7 @@ class OpenFile:
 
 def _device_of(path: Path) -> tuple[str, int] | None:
     """`("b" or "c", device number)` of what a link leads to; None when it is no device."""
-    buffer = _Statx()
-    if _libc.statx(_AT_FDCWD, os.fsencode(path), _AT_STATX_DONT_SYNC, _STATX_TYPE, ctypes.byref(buffer)) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(path))
+    buffer = statx(path, TYPE)
     device = os.makedev(buffer.rdev_major, buffer.rdev_minor)
     if stat.S_ISBLK(buffer.mode):
         return "b", device

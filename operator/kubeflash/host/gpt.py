@@ -7,8 +7,13 @@ back from the table and from sysfs. A crash between any two steps leaves a state
     delete_partition    partition hidden (the kernel refuses while anybody has it open), table
 
 sfdisk's own traps (2.38, 2.41): `-N 7` where there is no partition 7 takes the first free number, so the number
-stands before the colon of a line given to `--append`; a power loss in the 10 ms of a write leaves one good copy of the
-table, of which the kernel reads only the primary one: `repair_table`.
+stands before the colon of a line given to `--append`; without a protective MBR it sees no table at all (nor does the
+kernel), and an MBR where both copies are damaged.
+
+Every change writes, each with an fsync: the backup's entries, its header, the primary's entries, its header, the
+protective MBR. So a power loss leaves one whole copy, of which the kernel reads only the primary one. A change while
+the backup is damaged is safe, and mends it: the primary stays whole until the backup is. A change while the primary is
+damaged would for a moment leave none, and is refused: `repair_table` writes the backup's own bytes over the backup.
 """
 
 from __future__ import annotations
@@ -21,10 +26,11 @@ from pathlib import Path
 from uuid import UUID
 
 from kubeflash.domain.disk import ALIGNMENT, TABLE_ENTRIES, Partition, PartitionTable
-from kubeflash.host import partitions
+from kubeflash.host import blank, partitions
 from kubeflash.host.blockdev import LockedDisk, disk_lock
 from kubeflash.host.commands import CommandFailed, run
 from kubeflash.host.errors import HostError
+from kubeflash.host.gptbytes import read_copies, write_protective_mbr
 from kubeflash.host.partitions import TOOL_LIMIT, KernelPartition
 from kubeflash.host.root import HostRoot
 
@@ -45,12 +51,22 @@ class TableDamaged(HostError):
         self.table = table
         super().__init__(
             f"the primary partition table of {device} is damaged, its backup is whole (disk GUID {table.disk_guid}): "
-            "KubeFlash repairs its own; for any other run gdisk"
+            "left alone until it is repaired; KubeFlash repairs its own, for any other run gdisk"
         )
 
 
 class NotOurTable(HostError):
     """The table on the disk is not the one that the step expects: another disk, or somebody rewrote it."""
+
+
+class TableLost(NotOurTable):
+    """Both copies of a GPT are damaged: nothing whole is left to repair them from."""
+
+    def __init__(self, device: Path) -> None:
+        super().__init__(
+            f"both copies of the partition table of {device} are damaged: left alone. The volumes' bytes may be whole: "
+            "look with gdisk or testdisk, or give the SSD up with kubectl flash wipe"
+        )
 
 
 class PartitionDiffers(HostError):
@@ -62,17 +78,17 @@ class ReadBackFailed(HostError):
 
 
 def read_table(device: Path) -> PartitionTable | None:
-    """The partition table of a disk; None when it has none that sfdisk knows.
+    """The partition table of a disk; None when it has none. Of a damaged GPT the whole copy, and which one is damaged.
 
     Raises:
-        TableDamaged: when only the backup is whole.
-        TableUnreadable: when the disk cannot be read.
+        TableUnreadable, ReadFailed: when the disk cannot be read.
+        DeviceBusy: when the table looks damaged, and somebody is at it.
     """
-    try:
+    table = read_unlocked(device)
+    if table is None or not table.damaged:
+        return table
+    with disk_lock(device):  # perhaps somebody was writing it
         return read_unlocked(device)
-    except TableDamaged:
-        with disk_lock(device):  # perhaps somebody was writing it
-            return read_unlocked(device)
 
 
 def read_unlocked(device: Path) -> PartitionTable | None:
@@ -81,12 +97,21 @@ def read_unlocked(device: Path) -> PartitionTable | None:
         output = run(["sfdisk", "--json", str(device)], timeout=TOOL_LIMIT)
     except CommandFailed as error:
         if "does not contain a recognized partition table" in error.stderr:
-            return None
+            return _unprotected(device)
         raise TableUnreadable(f"the partition table of {device} cannot be read: {error.stderr}") from error
     table = parse_table(output.stdout)
-    if "primary GPT table is corrupt" in output.stderr:
-        raise TableDamaged(device, table)
+    for copy in ("primary", "backup"):
+        if f"{copy} GPT table is corrupt" in output.stderr:
+            return replace(table, damaged=copy)
     return table
+
+
+def _unprotected(device: Path) -> PartitionTable | None:
+    """A GPT without its protective MBR; None when there is none either."""
+    copies = read_copies(device)
+    if copies.protected or copies.whole is None:
+        return None
+    return replace(copies.whole, damaged="primary")
 
 
 def parse_table(text: str) -> PartitionTable:
@@ -142,8 +167,23 @@ def script_line(partition: Partition, sector: int) -> str:
 
 
 def expect(device: Path, disk_guid: str) -> PartitionTable:
-    """The table, proven to be the expected one."""
+    """The table, proven to be the expected one, and one that may be changed.
+
+    Raises:
+        NotOurTable: when it is another one; TableLost when both copies are damaged.
+        TableDamaged: when its primary copy is. A damaged backup is written anew by any change.
+    """
+    table = _expect_any(device, disk_guid)
+    if table.damaged == "primary":
+        raise TableDamaged(device, table)
+    return table
+
+
+def _expect_any(device: Path, disk_guid: str) -> PartitionTable:
+    """The expected table, one copy of which may be damaged."""
     table = read_unlocked(device)
+    if table is not None and table.kind == "dos" and [part.type_guid for part in table.partitions] == ["ee"]:
+        raise TableLost(device)
     if table is None or table.kind != "gpt" or table.disk_guid != disk_guid:
         found = f"a {table.kind} table with id {table.disk_guid}" if table else "no partition table"
         raise NotOurTable(f"{device} has {found}, expected a GPT with disk GUID {disk_guid}: left alone")
@@ -261,28 +301,47 @@ def _read_back_gone(root: HostRoot, disk: LockedDisk, partition: Partition, disk
 
 
 def repair_table(root: HostRoot, device: Path, *, disk_guid: str, check: Callable[[], None]) -> PartitionTable:
-    """Writes a damaged primary table anew from its whole backup, and shows all partitions to the kernel. Idempotent.
+    """Writes the damaged copy of a table, or its protective MBR, anew from the whole copy. Idempotent.
+
+    Shows all partitions to the kernel as well, which shows none while the primary is damaged.
 
     Args:
         root: the machine.
         device: the whole disk.
-        disk_guid: the GUID that the backup must have.
+        disk_guid: the GUID that the whole copy must have.
         check: proves that the device still is the expected SSD; called under the lock, right before writing.
 
     Raises:
-        NotOurTable: when the backup has another GUID.
+        NotOurTable: when the table has another GUID, or something else was written over its primary copy.
+        TableLost: when both copies are damaged.
+        ReadBackFailed, KernelDisagrees: when it does not show afterwards.
     """
     with disk_lock(device) as disk:
-        try:
-            table = expect(device, disk_guid)
-        except TableDamaged as damaged:
-            if damaged.table.disk_guid != disk_guid:
-                raise NotOurTable(f"the backup table of {device} is of {damaged.table.disk_guid}") from damaged
+        table = _expect_any(device, disk_guid)
+        if table.damaged:
+            _no_stranger(device)
             check()
-            run(["sfdisk", *QUIET, "--disk-id", str(device), disk_guid], timeout=TOOL_LIMIT)
-            table = expect(device, disk_guid)
-            if table != damaged.table:
-                raise ReadBackFailed(f"the repaired table of {device} is not its backup") from damaged
+            _repair(device, table)
         for partition in table.partitions:
             partitions.show(root, disk, partition)
         return table
+
+
+def _no_stranger(device: Path) -> None:
+    """Refuses where the damage is what somebody put there: a file system made on the whole disk, say."""
+    found = [item for item in blank.signatures(device) if item not in ("gpt", "PMBR")]
+    if found:
+        raise NotOurTable(f"{', '.join(found)} was written over a partition table of {device}: left alone")
+
+
+def _repair(device: Path, table: PartitionTable) -> None:
+    try:
+        if not read_copies(device).protected:
+            write_protective_mbr(device)  # first: sfdisk sees nothing without
+    except OSError as error:
+        raise ReadBackFailed(f"the protective MBR cannot be written to {device}: {error.strerror}") from error
+    if read_copies(device).damaged:
+        run(["sfdisk", *QUIET, "--disk-id", str(device), table.disk_guid], timeout=TOOL_LIMIT)  # writes all anew
+    copies = read_copies(device)
+    if not copies.protected or not copies.primary == copies.backup == table:
+        raise ReadBackFailed(f"the partition table of {device} was repaired and does not read back: the SSD is broken")

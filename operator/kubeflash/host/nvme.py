@@ -49,6 +49,7 @@ class NvmeSsd:
         trouble: why it must not be used whatever is on it; empty for a sound one.
         controller: the kernel's name of the controller, such as nvme0.
         state: of the controller, in the kernel's word; `live` when it works.
+        read_only: whether the kernel lets nobody write: the SSD is worn out, or write-protected.
     """
 
     id: str
@@ -63,6 +64,7 @@ class NvmeSsd:
     trouble: str = ""
     controller: str = ""
     state: str = LIVE
+    read_only: bool = False
 
     @property
     def order(self) -> tuple[tuple[int, int, int, int], int]:
@@ -199,6 +201,7 @@ def _read_namespace(root: HostRoot, device: str, controller: _Controller) -> Nvm
         trouble=_not_live(controller.state) or trouble,
         controller=controller.name,
         state=controller.state,
+        read_only=read_int(f"{block}/ro") == 1,
     )
 
 

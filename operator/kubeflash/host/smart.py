@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kubeflash.api.v1alpha1 import SsdHealth
@@ -165,10 +165,11 @@ def _number(log: Mapping[str, Any], *names: str) -> int | None:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What an SSD said, and when it is to be asked again."""
+    """What an SSD said, and when it is to be asked again; `hung` when it did not answer in time."""
 
     health: Health
     due: float
+    hung: bool = False
 
 
 class HealthWatch:
@@ -188,6 +189,14 @@ class HealthWatch:
     ) -> None:
         self._root, self._ask, self._clock = root, ask, clock
         self._answers: dict[tuple[str, str, str], _Answer] = {}
+        self._forgotten: list[str] = []
+
+    def forget(self, controller: str = "") -> None:
+        """Has the next look ask anew: one controller such as nvme0, or all. For when an SSD reports something.
+
+        One that did not answer in time is left alone as long as ever. May be called while another thread looks.
+        """
+        self._forgotten.append(controller)
 
     def look(self, ssds: Iterable[NvmeSsd]) -> dict[str, Health]:
         """The health of each SSD, by id. Namespaces of one controller have the same.
@@ -195,6 +204,12 @@ class HealthWatch:
         One that does not answer delays this by its limit, and those that are due after it until next time.
         """
         every = list(ssds)
+        forgotten, self._forgotten = self._forgotten, []
+        if forgotten:
+            self._answers = {
+                key: replace(said, due=-math.inf) if not said.hung and {"", key[0]} & set(forgotten) else said
+                for key, said in self._answers.items()
+            }
         known = {_key(ssd): self._answers.get(_key(ssd)) for ssd in every}
         self._answers = {key: answer for key, answer in known.items() if answer is not None}
         for key, ssd in {_key(ssd): ssd for ssd in every}.items():
@@ -204,7 +219,7 @@ class HealthWatch:
             try:
                 self._answers[key] = self._question(ssd)
             except CommandTimedOut as error:
-                self._answers[key] = _Answer(Health(unknown=str(error)), self._clock() + AGAIN_AFTER_HANG)
+                self._answers[key] = _Answer(Health(unknown=str(error)), self._clock() + AGAIN_AFTER_HANG, True)
                 break
         return {ssd.id: self._answers.get(_key(ssd), _NOT_ASKED).health for ssd in every}
 

@@ -35,12 +35,15 @@ class Uevent:
         devpath: the device's path below /sys, such as /devices/pci0000:00/0000:00:01.0/nvme/nvme0.
         subsystem: block, nvme, pci, ...
         name: name of the device node below /dev, such as nvme0n1p1; empty without one.
+        reported: what a controller reported of itself (NVME_AEN: health, errors, a changed namespace), as the kernel
+            writes it, such as 0x020001; empty for anything else.
     """
 
     action: str
     devpath: str = ""
     subsystem: str = ""
     name: str = ""
+    reported: str = ""
 
     @property
     def concerns_storage(self) -> bool:
@@ -141,4 +144,5 @@ def parse(content: bytes) -> Uevent | None:
         devpath=values.get("DEVPATH", devpath),
         subsystem=values.get("SUBSYSTEM", ""),
         name=values.get("DEVNAME", ""),
+        reported=values.get("NVME_AEN", ""),
     )

@@ -21,6 +21,7 @@ The tree (what KubeFlash uses of it)::
     │               ├── device_path      /dev/nvme0n1p3; not looked at before enable
     │               ├── device_uuid      the volume's id, as is
     │               ├── device_nguid     the volume's id
+    │               ├── revalidate_size  1 tells the consumers of a size that changed; write-only
     │               └── enable           1 opens the device; 0 returns when no I/O is in flight any more
     └── ports
         └── 4427                         mkdir: a port, one an attachment, numbered as its TCP port
@@ -58,7 +59,7 @@ from kubeflash.host.nvmet.build import (
     create_subsystem,
     enable_namespace,
     link,
-    revalidate_size,
+    revalidate,
 )
 from kubeflash.host.nvmet.configfs import Configfs, KernelConfigfs
 from kubeflash.host.nvmet.errors import (
@@ -117,6 +118,6 @@ __all__ = [
     "remove_namespace",
     "remove_port",
     "remove_subsystem",
-    "revalidate_size",
+    "revalidate",
     "unlink_port",
 ]

@@ -147,11 +147,12 @@ def enable_namespace(fs: Configfs, nqn: str, nsid: int) -> None:
     tree.attribute(fs, f"{path}/enable", "1", errors)
 
 
-def revalidate_size(fs: Configfs, nqn: str, nsid: int) -> None:
-    """Makes the consumer see a grown device at once.
+def revalidate(fs: Configfs, nqn: str, nsid: int) -> None:
+    """Makes the consumers see the size that the device has now, at once; by itself nvmet never says that it grew.
 
     Raises:
-        OutOfOrder: when the namespace is not enabled.
+        ObjectMissing: when the namespace is not there.
+        OutOfOrder: when it is not enabled.
     """
     path = tree.namespace(nqn, nsid)
     with tree.kernel(f"{path} cannot be told of its new size", {errno.EINVAL: OutOfOrder, errno.ENOENT: ObjectMissing}):
