@@ -22,7 +22,7 @@ QemuDevice = Mapping[str, str | int | bool]
 
 @dataclass(frozen=True)
 class Port:
-    """A port that holds, or can hold, one device.
+    """A port that holds, or can hold, an SSD.
 
     Attributes:
         name: The name of the device that the specification puts here: stays the port's when that is unplugged.
@@ -41,7 +41,7 @@ class Layout:
 
     Attributes:
         devices: Root complexes, ports, switches and GPUs, each after what it hangs on.
-        ports: Port name → port.
+        ports: Port name → port, but for those of GPUs.
         ssds: The SSDs and the name of the port each starts in.
     """
 
@@ -69,26 +69,34 @@ def layout(spec: ServerSpec) -> Layout:
     return Layout(tuple(builder.devices), builder.ports, builder.ssds)
 
 
-def all_devices(spec: ServerSpec, plugged: Mapping[str, Ssd]) -> list[QemuDevice]:
+def all_devices(
+    spec: ServerSpec, plugged: Mapping[str, Ssd], warnings: Mapping[str, int] | None = None
+) -> list[QemuDevice]:
     """Everything a server starts with.
 
     Args:
         spec: The server.
         plugged: Port name → the SSD in it now; at the first start ``layout(spec).ssds``.
+        warnings: Serial number → the critical warning of the SSD's SMART log; the others have none.
     """
     tree = layout(spec)
     devices: list[QemuDevice] = list(tree.devices)
     for name, ssd in plugged.items():
         devices += subsystem_devices(ssd)
-        devices += ssd_devices(ssd, tree.ports[name].bus)
+        devices += ssd_devices(ssd, tree.ports[name].bus, (warnings or {}).get(ssd.serial, 0))
         devices += subsystem_namespaces(ssd)
     return devices
 
 
-def ssd_devices(ssd: Ssd, bus: str) -> list[QemuDevice]:
+def ssd_devices(ssd: Ssd, bus: str, warning: int = 0) -> list[QemuDevice]:
     """The devices of an SSD in a port, in the order they must be added; the first one's id is ``ssd_id``.
 
     Their block nodes are called as ``block_node`` says, and must exist.
+
+    Args:
+        ssd: Which one.
+        bus: QEMU's name of the bus behind the port.
+        warning: The critical warning of its SMART log, from the start.
     """
     controller: dict[str, str | int | bool] = {
         "driver": "nvme",
@@ -96,6 +104,8 @@ def ssd_devices(ssd: Ssd, bus: str) -> list[QemuDevice]:
         "serial": ssd.serial,
         "bus": bus,
     }
+    if warning:
+        controller["smart_critical_warning"] = warning
     if ssd.dual_port:
         controller["subsys"] = f"subsys-{ssd.serial}"
     elif ssd.namespaces == 1:
@@ -131,6 +141,16 @@ def block_node(ssd: Ssd, number: int) -> str:
     return f"disk-{ssd.serial}-n{number}"
 
 
+def drive_holder(ssd: Ssd, number: int) -> str:
+    """QEMU's name of the device that a namespace's block node hangs on."""
+    return ssd_id(ssd.serial) if ssd.namespaces == 1 and not ssd.dual_port else f"ns-{ssd.serial}-n{number}"
+
+
+def needs_start(ssd: Ssd) -> bool:
+    """Whether an SSD can only be put into a server that is off: QEMU hot-plugs neither subsystems nor namespaces."""
+    return ssd.dual_port or ssd.namespaces > 1
+
+
 def numa_arguments(spec: ServerSpec) -> list[str]:
     """QEMU's arguments for CPUs and memory, divided between the NUMA nodes."""
     megabytes = spec.memory >> 20
@@ -150,7 +170,7 @@ def _namespaces(ssd: Ssd, controller: str) -> list[QemuDevice]:
     return [
         {
             "driver": "nvme-ns",
-            "id": f"ns-{ssd.serial}-n{number}",
+            "id": drive_holder(ssd, number),
             "bus": controller,
             "nsid": number,
             "drive": block_node(ssd, number),
@@ -183,7 +203,6 @@ class _Builder:
                 for child in device.ports:
                     self.add_behind_port("xio3130-downstream", upstream, child)
             case Gpu():
-                self.ports[device.name] = Port(device.name, port, slot)
                 self.devices.append({"driver": "bochs-display", "id": f"gpu-{device.name}", "bus": port})
             case Ssd():
                 self.ports[device.name] = Port(device.name, port, slot)

@@ -5,6 +5,7 @@ There is no KVM where the lab runs, so everything here is chosen to be cheap und
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping
@@ -118,6 +119,21 @@ class Files:
             raise LabError(f"{longest}: longer than a unix socket's path may be ({_SOCKET_PATH_LIMIT} bytes)")
 
 
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a namespace of an SSD: requests of these kinds fail.
+
+    Attributes:
+        reads: Whether reads do.
+        writes: Whether writes do. Flushes do not: QEMU flushes when the fault is taken away, and would refuse to.
+        sectors: Only requests that touch one of these, in units of 512 bytes; None for all requests.
+    """
+
+    reads: bool = True
+    writes: bool = True
+    sectors: tuple[int, ...] | None = None
+
+
 def mac_address(name: str) -> str:
     """A stable, locally administered MAC address for a server."""
     tail = hashlib.sha256(name.encode()).digest()[:3]
@@ -139,19 +155,81 @@ def hosts_file(hosts: Mapping[str, str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def namespace_block_device(files: Files, ssd: Ssd, number: int) -> dict[str, object]:
-    """The block node behind a namespace of an SSD; serves on the command line and for ``blockdev-add``."""
+def block_nodes(files: Files, ssd: Ssd, number: int, fault: Fault | None = None) -> list[dict[str, object]]:
+    """The block nodes behind a namespace of an SSD, each after what it stands on: for ``blockdev-add``, too.
+
+    The device holds the last one, ``pcie.block_node``; that stands on the file, or on a fault that stands on the file.
+    Nothing is kept back in QEMU: a write that the server was told is done is in the file, whatever becomes of QEMU.
+    """
+    file: dict[str, object] = {
+        "node-name": file_node(ssd, number),
+        "driver": "file",
+        "filename": str(files.namespace(ssd, number)),
+        "discard": "unmap",
+    }
+    if fault is None:
+        return [file, raw_node(ssd, number, file_node(ssd, number))]
+    return [file, faulty_node(ssd, number, fault), raw_node(ssd, number, fault_node(ssd, number))]
+
+
+def raw_node(ssd: Ssd, number: int, below: str) -> dict[str, object]:
+    """The block node a namespace's device holds, standing on the node ``below``; for ``blockdev-reopen``, too."""
     return {
         "node-name": pcie.block_node(ssd, number),
         "driver": "raw",
         "discard": "unmap",
         "detect-zeroes": "unmap",
-        "file": {"driver": "file", "filename": str(files.namespace(ssd, number)), "discard": "unmap"},
+        "file": below,
     }
 
 
+def faulty_node(ssd: Ssd, number: int, fault: Fault) -> dict[str, object]:
+    """The block node that fails requests, standing on the file.
+
+    Raises:
+        LabError: The fault fails nothing.
+    """
+    kinds = ["read"] * fault.reads + ["write", "write-zeroes", "discard"] * fault.writes
+    rules = [
+        {"event": "none", "iotype": kind, "errno": errno.EIO, "once": False, **where}
+        for kind in kinds
+        for where in ([{}] if fault.sectors is None else [{"sector": sector} for sector in fault.sectors])
+    ]
+    if not rules:
+        raise LabError(f"SSD {ssd.serial}: a fault of neither reads nor writes, or of no sector, is none")
+    return {
+        "node-name": fault_node(ssd, number),
+        "driver": "blkdebug",
+        "image": file_node(ssd, number),
+        "inject-error": rules,
+    }
+
+
+def gone_node(ssd: Ssd, number: int) -> dict[str, object]:
+    """What a namespace stands on whose file was taken away: QEMU cannot take out the namespaces of a subsystem."""
+    return {"node-name": f"gone-{ssd.serial}-n{number}", "driver": "null-co", "size": ssd.size}
+
+
+def file_node(ssd: Ssd, number: int) -> str:
+    """QEMU's name of the file behind a namespace."""
+    return f"file-{ssd.serial}-n{number}"
+
+
+def fault_node(ssd: Ssd, number: int) -> str:
+    """QEMU's name of the fault of a namespace."""
+    return f"fault-{ssd.serial}-n{number}"
+
+
 def command_line(
-    spec: ServerSpec, image: ServerImage, app: Path, files: Files, tap: str, plugged: Mapping[str, Ssd]
+    spec: ServerSpec,
+    image: ServerImage,
+    app: Path,
+    files: Files,
+    tap: str,
+    plugged: Mapping[str, Ssd],
+    *,
+    faults: Mapping[tuple[str, int], Fault] | None = None,
+    warnings: Mapping[str, int] | None = None,
 ) -> list[str]:
     """Everything QEMU is started with.
 
@@ -162,6 +240,8 @@ def command_line(
         files: Its files, which exist.
         tap: The network interface of the host that its cable ends in.
         plugged: Port name → the SSD in it.
+        faults: Serial number and number of a namespace → what is wrong with it.
+        warnings: See `pcie.all_devices`.
     """
     files.check()
     root = {
@@ -179,7 +259,8 @@ def command_line(
     }
     blocks: list[Mapping[str, object]] = [root, app_disk]
     for ssd in plugged.values():
-        blocks += [namespace_block_device(files, ssd, number) for number in range(1, ssd.namespaces + 1)]
+        for number in range(1, ssd.namespaces + 1):
+            blocks += block_nodes(files, ssd, number, (faults or {}).get((ssd.serial, number)))
     devices: list[Mapping[str, object]] = [
         {"driver": "virtio-blk-pci", "drive": "root", "serial": "root"},
         {"driver": "virtio-blk-pci", "drive": "app", "serial": "app"},
@@ -187,7 +268,7 @@ def command_line(
         {"driver": "virtio-serial-pci", "id": "ports"},
         {"driver": "virtconsole", "chardev": "console"},
         {"driver": "virtserialport", "chardev": "agent", "name": "org.qemu.guest_agent.0"},
-        *pcie.all_devices(spec, plugged),
+        *pcie.all_devices(spec, plugged, warnings),
     ]
     return [
         "qemu-system-x86_64",

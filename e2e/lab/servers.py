@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from lab import image, pcie, qemu, spec
 from lab.cache import say
@@ -16,11 +16,9 @@ from lab.errors import LabError, LabTimeout, ProcessDied, tail
 from lab.guestagent import GuestAgent
 from lab.image import ServerImage
 from lab.processes import Completed, ManagedProcess, run, wait_until
-from lab.qmp import Qmp
+from lab.qemu import Fault
+from lab.qmp import Qmp, QmpError
 from lab.spec import ServerSpec, Ssd
-
-if TYPE_CHECKING:
-    from lab.lab import Lab
 
 __all__ = ["Cables", "VirtualServer", "attach_console", "boot", "start_all"]
 
@@ -39,6 +37,21 @@ class Cables(Protocol):
 
     def set_link(self, name: str, *, up: bool) -> None:
         """Switch the interface on or off."""
+
+
+class Room(Protocol):
+    """What servers stand in: `lab.lab.Lab`, or less."""
+
+    @property
+    def run_dir(self) -> Path:
+        """For their files."""
+
+    @property
+    def network(self) -> Cables:
+        """For their cables."""
+
+    def add_server(self, server: VirtualServer) -> None:
+        """Start one, and stop it in the end."""
 
 
 class VirtualServer:
@@ -82,6 +95,9 @@ class VirtualServer:
         self._plugged = dict(pcie.layout(spec).ssds)
         self._ssds = {ssd.serial: ssd for ssd in spec.ssds()}
         self._home = {ssd.serial: port for port, ssd in self._plugged.items()}
+        self._faults: dict[tuple[str, int], Fault] = {}
+        self._warnings: dict[str, int] = {}
+        self._subsystems: set[str] = set()
         self._tap: str | None = None
         self._process: ManagedProcess | None = None
         self._qmp: Qmp | None = None
@@ -121,7 +137,17 @@ class VirtualServer:
         self._make_files()
         if self._tap is None:
             self._tap = self._network.add_tap(f"tap-{self.name}"[:15])
-        argv = qemu.command_line(self.spec, self.image, self.app, self.files, self._tap, self._plugged)
+        argv = qemu.command_line(
+            self.spec,
+            self.image,
+            self.app,
+            self.files,
+            self._tap,
+            self._plugged,
+            faults=self._faults,
+            warnings=self._warnings,
+        )
+        self._subsystems = {ssd.serial for ssd in self._plugged.values() if ssd.dual_port}
         self._process = ManagedProcess(self.name, argv, run_dir=self._run_dir).start()
         self._agent = GuestAgent(self.files.agent_socket)
 
@@ -310,9 +336,7 @@ class VirtualServer:
             LabError: There is no such SSD in the server.
             LabTimeout: The slot does not let it go.
         """
-        port = self.plugged().get(serial)
-        if port is None:
-            raise LabError(f"{self.name} has no SSD {serial}; it has {', '.join(sorted(self.plugged())) or 'none'}")
+        port = self._port_of(serial)
         if self.powered:
             monitor = self._monitor()
             monitor.forget_events()
@@ -320,6 +344,8 @@ class VirtualServer:
             self.run(["pull-ssd", str(self._ports[port].slot), how], timeout=timeout)
             device = pcie.ssd_id(serial)
             monitor.wait_event("DEVICE_DELETED", lambda data: data.get("device") == device, timeout)
+            for number in _numbers(self._plugged[port]):
+                self._let_go(self._plugged[port], number)
         del self._plugged[port]
 
     def plug_ssd(self, serial: str, *, port: str | None = None, size: int = 2 << 30, timeout: float = 60) -> None:
@@ -332,21 +358,180 @@ class VirtualServer:
             timeout: Seconds to wait for it.
 
         Raises:
-            LabError: There is no such port, or it is taken.
+            LabError: There is no such port, or it is taken; or the SSD cannot be put into a server that is on.
             CommandError: The server's driver does not take it in time.
         """
         place = port or self._home.get(serial)
-        if place is None or place not in self._ports:
-            free = sorted(set(self._ports) - set(self._plugged))
-            raise LabError(f"{self.name}: no port {place} for SSD {serial}; free: {', '.join(free) or 'none'}")
-        if place in self._plugged:
-            raise LabError(f"{self.name}: port {place} holds SSD {self._plugged[place].serial}")
-        ssd = self._ssds.setdefault(serial, Ssd(name=place, serial=serial, size=size))
+        ssd = self._ssds.get(serial) or Ssd(name=place or "", serial=serial, size=size)
+        place = self._free_port(ssd, place)
+        self._ssds[serial] = ssd
         self._home[serial] = place
         self._make_ssd(ssd)
         if self.powered:
-            self._add_ssd(ssd, place, timeout)
+            self._add_ssd(ssd, place)
         self._plugged[place] = ssd
+        if self.powered:
+            self.run(["wait-ssd", serial, str(ssd.namespaces), str(int(timeout))], timeout=timeout + 30)
+
+    def move_ssd(
+        self,
+        serial: str,
+        to: VirtualServer,
+        *,
+        port: str | None = None,
+        surprise: bool = True,
+        timeout: float = 60,
+    ) -> None:
+        """Pull an SSD out and put it into another server, with its content and whatever is wrong with it.
+
+        It belongs to the other server from then on. Either of the two may be off.
+
+        Args:
+            serial: Which one.
+            to: The other server.
+            port: The name of a free port there; the first one when None.
+            surprise: See `unplug_ssd`.
+            timeout: Seconds to wait for either server.
+
+        Raises:
+            LabError: The other server has no such port free, or cannot take it while it is on. It stays where it is.
+            LabTimeout: The slot does not let it go. It stays where it is.
+            CommandError: The other server's driver does not take it in time. It is in the port.
+        """
+        ssd = self._plugged[self._port_of(serial)]
+        if to is self:
+            raise LabError(f"{self.name} has SSD {serial} already: unplug_ssd and plug_ssd move it to another port")
+        place = to._free_port(ssd, port or next((name for name in to._ports if name not in to._plugged), None))
+        self.unplug_ssd(serial, surprise=surprise, timeout=timeout)
+        to.files.folder.mkdir(parents=True, exist_ok=True)
+        for number in _numbers(ssd):
+            self._make_ssd(ssd)
+            shutil.move(self.files.namespace(ssd, number), to.files.namespace(ssd, number))
+            if (fault := self._faults.pop((serial, number), None)) is not None:
+                to._faults[serial, number] = fault
+        if (warning := self._warnings.pop(serial, None)) is not None:
+            to._warnings[serial] = warning
+        to._ssds[serial] = self._ssds.pop(serial)
+        del self._home[serial]
+        to.plug_ssd(serial, port=place, timeout=timeout)
+
+    def image_file(self, serial: str, namespace: int = 1) -> Path:
+        """The file with the bytes of an SSD's namespace. Made, if the server was never on: it can be filled before.
+
+        Read it at any time: all that the server was told is written is in it. Write to it only while the SSD is
+        pulled out or the server is off.
+
+        Args:
+            serial: Of an SSD that is in this server, or was pulled out of it.
+            namespace: Its number, from 1.
+
+        Raises:
+            LabError: There is no such SSD, or it has no such namespace.
+        """
+        ssd = self._ssds.get(serial)
+        if ssd is None:
+            raise LabError(f"{self.name} has no SSD {serial}; it has {', '.join(sorted(self._ssds)) or 'none'}")
+        _check_namespace(ssd, namespace)
+        self.files.folder.mkdir(parents=True, exist_ok=True)
+        self._make_ssd(ssd)
+        return self.files.namespace(ssd, namespace)
+
+    # ---- Bad SSDs
+
+    def throttle_ssd(self, serial: str, iops: int | None, *, writes_only: bool = False) -> None:
+        """Slow an SSD down, until it is pulled out or the server is switched off.
+
+        A request is held back whole, before any of it reaches the file. When the power is cut, what is held back is
+        not in the file, and what the server was told is written is; of the request in between, if there is one, any
+        part. Linux joins neighbouring pages into one request; with 4 in the disk's ``queue/max_sectors_kb`` none is
+        larger than a page.
+
+        Args:
+            serial: Which one.
+            iops: Requests a second, of each namespace; None for no limit.
+            writes_only: Whether reads stay fast. Else whatever looks at the disk, such as udev, takes long, too.
+
+        Raises:
+            LabError: The server is off, there is no such SSD in it, or the number is below 1.
+            QmpError: QEMU refused.
+        """
+        ssd = self._plugged[self._port_of(serial)]
+        if iops is not None and iops < 1:
+            raise LabError(f"SSD {serial}: {iops} requests a second would be for ever: break it instead, or say None")
+        limits = {"bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0}
+        limits["iops_wr" if writes_only else "iops"] = iops or 0
+        for number in _numbers(ssd):
+            arguments = {"id": pcie.drive_holder(ssd, number), **limits}
+            self._monitor().execute("block_set_io_throttle", arguments=arguments)
+
+    def break_ssd(
+        self,
+        serial: str,
+        *,
+        reads: bool = True,
+        writes: bool = True,
+        sectors: Iterable[int] | None = None,
+        namespace: int = 1,
+    ) -> None:
+        """Let requests of an SSD fail, until ``mend_ssd``; replaces what was wrong with it before.
+
+        It stays broken whatever happens to the server, and wherever it is moved. Works on a server that is off, too.
+        A failed read is NVMe's *Unrecovered Read Error*, a failed write a *Write Fault*. Linux tries neither again,
+        logs *critical medium error, dev nvme…* and tells the program ENODATA.
+
+        Args:
+            serial: Which one.
+            reads: Whether reads fail.
+            writes: Whether writes fail.
+            sectors: Only requests that touch one of these, in units of 512 bytes; all when None.
+            namespace: Of which namespace, from 1.
+
+        Raises:
+            LabError: There is no such SSD in the server or no such namespace, or nothing is to fail.
+            QmpError: QEMU refused.
+        """
+        ssd = self._plugged[self._port_of(serial)]
+        fault = qemu.Fault(reads, writes, None if sectors is None else tuple(sectors))
+        node = qemu.faulty_node(ssd, namespace, fault)
+        self.mend_ssd(serial, namespace=namespace)
+        if self.powered:
+            self._monitor().execute("blockdev-add", arguments=node)
+            self._stand_on(ssd, namespace, qemu.fault_node(ssd, namespace))
+        self._faults[serial, namespace] = fault
+
+    def mend_ssd(self, serial: str, *, namespace: int = 1) -> None:
+        """Undo ``break_ssd``. Nothing happens if it is not broken.
+
+        Raises:
+            LabError: There is no such SSD in the server, or no such namespace.
+        """
+        ssd = self._plugged[self._port_of(serial)]
+        _check_namespace(ssd, namespace)
+        if (serial, namespace) in self._faults and self.powered:
+            self._stand_on(ssd, namespace, qemu.file_node(ssd, namespace))
+            self._drop_node(qemu.fault_node(ssd, namespace))
+        self._faults.pop((serial, namespace), None)
+
+    def set_smart_warning(self, serial: str, bits: int) -> None:
+        """Set the critical warning of an SSD's SMART log. Like a fault, it stays until it is set anew.
+
+        Args:
+            serial: Which one.
+            bits: As in the log: 1 spare blocks are low, 2 temperature, 4 not reliable, 8 read-only, 16 the backup
+                of volatile memory has failed, 32 persistent memory; 0 for no warning.
+
+        Raises:
+            LabError: There is no such SSD in the server.
+            QmpError: QEMU refused.
+        """
+        self._port_of(serial)
+        if not 0 <= bits < 64:  # QEMU drops the bits it does not know without a word
+            raise LabError(f"SSD {serial}: {bits} is no critical warning: 0 to 63")
+        if self.powered:
+            path = f"/machine/peripheral/{pcie.ssd_id(serial)}"
+            arguments = {"path": path, "property": "smart_critical_warning", "value": bits}
+            self._monitor().execute("qom-set", arguments=arguments)
+        self._warnings[serial] = bits
 
     # ---- For whoever looks into a failure
 
@@ -388,22 +573,71 @@ class VirtualServer:
         for ssd in self._plugged.values():
             self._make_ssd(ssd)
 
+    def _port_of(self, serial: str) -> str:
+        port = self.plugged().get(serial)
+        if port is None:
+            raise LabError(f"{self.name} has no SSD {serial}; it has {', '.join(sorted(self.plugged())) or 'none'}")
+        return port
+
+    def _free_port(self, ssd: Ssd, place: str | None) -> str:
+        if place is None or place not in self._ports:
+            free = sorted(set(self._ports) - set(self._plugged))
+            raise LabError(f"{self.name}: no port {place} for SSD {ssd.serial}; free: {', '.join(free) or 'none'}")
+        if place in self._plugged:
+            raise LabError(f"{self.name}: port {place} holds SSD {self._plugged[place].serial}")
+        if self.powered and pcie.needs_start(ssd) and ssd.serial not in self._subsystems:
+            kind = "dual port" if ssd.dual_port else f"{ssd.namespaces} namespaces"
+            raise LabError(
+                f"{self.name} is on: QEMU takes SSD {ssd.serial} ({kind}) only at a start; switch the server off first"
+            )
+        return place
+
+    def _let_go(self, ssd: Ssd, number: int) -> None:
+        """Let QEMU close the file of a namespace that is pulled out: it may go elsewhere."""
+        if ssd.dual_port:
+            self._monitor().execute("blockdev-add", arguments=qemu.gone_node(ssd, number))
+            self._stand_on(ssd, number, f"{qemu.gone_node(ssd, number)['node-name']}")
+        else:
+            self._drop_node(pcie.block_node(ssd, number))
+        if (ssd.serial, number) in self._faults:
+            self._drop_node(qemu.fault_node(ssd, number))
+        self._drop_node(qemu.file_node(ssd, number))
+
+    def _stand_on(self, ssd: Ssd, number: int, below: str) -> None:
+        self._monitor().execute("blockdev-reopen", arguments={"options": [qemu.raw_node(ssd, number, below)]})
+
+    def _drop_node(self, node: str, timeout: float = 30) -> None:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self._monitor().execute("blockdev-del", arguments={"node-name": node})
+            except QmpError as error:  # a device that QEMU says is deleted can hold its node a moment longer
+                if time.monotonic() > deadline:
+                    raise LabTimeout(f"{self.name}: {node} is still in use after {timeout:g} s: {error}") from error
+                time.sleep(0.05)
+            else:
+                return
+
     def _make_ssd(self, ssd: Ssd) -> None:
-        for number in range(1, ssd.namespaces + 1):
+        for number in _numbers(ssd):
             path = self.files.namespace(ssd, number)
             if not path.exists():
                 with path.open("xb") as file:
                     file.truncate(ssd.size)
 
-    def _add_ssd(self, ssd: Ssd, port: str, timeout: float) -> None:
+    def _add_ssd(self, ssd: Ssd, port: str) -> None:
         monitor = self._monitor()
-        nodes = {node.get("node-name") for node in monitor.execute("query-named-block-nodes")}
-        for number in range(1, ssd.namespaces + 1):
-            if pcie.block_node(ssd, number) not in nodes:
-                monitor.execute("blockdev-add", arguments=qemu.namespace_block_device(self.files, ssd, number))
-        for device in pcie.ssd_devices(ssd, self._ports[port].bus):
+        for number in _numbers(ssd):
+            *below, top = qemu.block_nodes(self.files, ssd, number, self._faults.get((ssd.serial, number)))
+            for node in below:
+                monitor.execute("blockdev-add", arguments=node)
+            if ssd.dual_port:  # its namespaces stayed, on nothing
+                monitor.execute("blockdev-reopen", arguments={"options": [top]})
+                self._drop_node(f"{qemu.gone_node(ssd, number)['node-name']}")
+            else:
+                monitor.execute("blockdev-add", arguments=top)
+        for device in pcie.ssd_devices(ssd, self._ports[port].bus, self._warnings.get(ssd.serial, 0)):
             monitor.execute("device_add", arguments=device)
-        self.run(["wait-ssd", ssd.serial, str(ssd.namespaces), str(int(timeout))], timeout=timeout + 30)
 
     def _cable(self) -> str:
         if self._tap is None:
@@ -456,6 +690,15 @@ class VirtualServer:
         return "\n".join(parts) or "its logs are empty"
 
 
+def _numbers(ssd: Ssd) -> range:
+    return range(1, ssd.namespaces + 1)
+
+
+def _check_namespace(ssd: Ssd, number: int) -> None:
+    if number not in _numbers(ssd):
+        raise LabError(f"SSD {ssd.serial} has no namespace {number}: it has {ssd.namespaces}, numbered from 1")
+
+
 _EVIDENCE = {
     "dmesg.txt": "dmesg",
     "processes.txt": "ps axfo pid,ppid,stat,wchan:24,etime,args",
@@ -490,13 +733,21 @@ def start_all(servers: Iterable[VirtualServer], timeout: float = 180) -> None:
             server.wait_ready(max(1.0, deadline - time.monotonic()))
 
 
-def boot(lab: Lab, repo: Path, names: Sequence[str], *, timeout: float = 240) -> dict[str, VirtualServer]:
+def boot(
+    lab: Room,
+    repo: Path,
+    names: Sequence[str],
+    *,
+    prepare: Callable[[VirtualServer], None] | None = None,
+    timeout: float = 240,
+) -> dict[str, VirtualServer]:
     """Add the servers of these specifications to a lab and wait until they have booted. Main thread only.
 
     Args:
         lab: One that is up.
         repo: The repository's root. What servers start from must be built: see `image.server_image`.
         names: Of specifications, such as ``gpu-a``.
+        prepare: Called with each server before it is switched on for the first time, to fill its SSDs' image files.
         timeout: Seconds for all of them.
 
     Raises:
@@ -510,6 +761,8 @@ def boot(lab: Lab, repo: Path, names: Sequence[str], *, timeout: float = 240) ->
         VirtualServer(one, image=base, app=app, run_dir=lab.run_dir, network=lab.network, hosts=hosts) for one in specs
     ]
     for server in made:
+        if prepare is not None:
+            prepare(server)
         lab.add_server(server)
     start_all(made, timeout)
     return {server.name: server for server in made}

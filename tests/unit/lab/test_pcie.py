@@ -44,7 +44,7 @@ def test_switches_have_an_upstream_port_and_a_downstream_port_for_each_device():
     assert chain(devices, "gpu-g1") == ["bochs-display", *switch, *switch, "pcie-root-port", "pcie.0"]
 
 
-@pytest.mark.parametrize("name", ["gpu-a", "gpu-b"])
+@pytest.mark.parametrize("name", ["gpu-a", "gpu-b", "strangers"])
 def test_everything_is_added_after_what_it_hangs_on_and_slots_are_unique(name):
     one = spec.load(name)
     devices = pcie.all_devices(one, pcie.layout(one).ssds)
@@ -72,6 +72,37 @@ def test_a_plain_ssd_holds_its_only_namespace():
     assert pcie.ssd_devices(SSD, "port1") == [
         {"driver": "nvme", "id": "ssd-K1", "serial": "K1", "bus": "port1", "drive": "disk-K1-n1"}
     ]
+
+
+def test_the_port_of_a_gpu_is_none_for_ssds():
+    assert list(pcie.layout(server(Root(0, 0, (Switch((Gpu("g"), SSD)),)))).ports) == ["A"]
+
+
+def test_a_smart_warning_is_there_from_the_start_and_only_in_its_ssd():
+    other = Ssd("B", "K2", 1 << 30)
+    one = server(Root(0, 0, (SSD, other)))
+    found = {
+        device["serial"]: device.get("smart_critical_warning")
+        for device in pcie.all_devices(one, {"A": SSD, "B": other}, {"K2": 4})
+        if device["driver"] == "nvme"
+    }
+    assert found == {"K1": None, "K2": 4}
+
+
+@pytest.mark.parametrize(
+    ("ssd", "holders", "start"),
+    [
+        (SSD, ["ssd-K1"], False),
+        (Ssd("A", "K1", 1 << 30, namespaces=0), [], False),
+        (Ssd("A", "K1", 1 << 30, namespaces=2), ["ns-K1-n1", "ns-K1-n2"], True),
+        (Ssd("A", "K1", 1 << 30, dual_port=True), ["ns-K1-n1"], True),
+    ],
+)
+def test_who_holds_the_drives_and_whether_that_can_be_plugged_in(ssd, holders, start):
+    one = server(Root(0, 0, (ssd,)))
+    assert [device["id"] for device in pcie.all_devices(one, {"A": ssd}) if "drive" in device] == holders
+    assert [pcie.drive_holder(ssd, number) for number in range(1, ssd.namespaces + 1)] == holders
+    assert pcie.needs_start(ssd) == start
 
 
 @pytest.mark.parametrize("count", [0, 2])

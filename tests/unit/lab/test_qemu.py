@@ -8,21 +8,63 @@ import pytest
 from lab import pcie, qemu, spec
 from lab.errors import LabError
 from lab.image import ServerImage
+from lab.qemu import Fault
+from lab.spec import Ssd
 
 IMAGE = ServerImage(Path("/c/root"), Path("/c/root.ext4"), Path("/c/vmlinux"), Path("/c/initramfs"))
 
 
-def words(name="gpu-a", run_dir=Path("/run/lab")):
+SSD = Ssd("A", "K1", 1 << 30)
+
+
+def words(name="gpu-a", run_dir=Path("/run/lab"), **wrong):
     one = spec.load(name)
     files = qemu.Files(run_dir, name)
-    return qemu.command_line(one, IMAGE, Path("/c/app.ext4"), files, "tap0", pcie.layout(one).ssds)
+    return qemu.command_line(one, IMAGE, Path("/c/app.ext4"), files, "tap0", pcie.layout(one).ssds, **wrong)
 
 
-def test_every_disk_has_a_block_node_and_every_block_node_a_disk():
-    line = words("gpu-b")
-    nodes = {json.loads(line[n + 1])["node-name"] for n, word in enumerate(line) if word == "-blockdev"}
-    devices = [json.loads(line[n + 1]) for n, word in enumerate(line) if word == "-device"]
-    assert {device["drive"] for device in devices if "drive" in device} == nodes
+def documents(line, option):
+    return [json.loads(line[n + 1]) for n, word in enumerate(line) if word == option]
+
+
+@pytest.mark.parametrize("name", ["gpu-b", "strangers"])
+def test_every_disk_has_a_block_node_and_every_block_node_a_holder_after_it(name):
+    line = words(name, faults={("KFB0", 1): Fault(), ("KFC0", 32): Fault()})
+    free: set[str] = set()
+    for node in documents(line, "-blockdev"):
+        free -= {below for key in ("file", "image") if isinstance(below := node.get(key), str)}
+        free.add(node["node-name"])
+    assert {device["drive"] for device in documents(line, "-device") if "drive" in device} == free
+
+
+def test_a_fault_stands_between_a_namespace_and_its_file():
+    files = qemu.Files(Path("/run/lab"), "s")
+    file, disk = qemu.block_nodes(files, SSD, 1)
+    assert (file["filename"], disk["file"]) == ("/run/lab/s/ssd-K1-n1.raw", file["node-name"])
+    same, fault, broken = qemu.block_nodes(files, SSD, 1, Fault())
+    assert (same, broken["node-name"]) == (file, disk["node-name"])
+    assert (broken["file"], fault["image"]) == (fault["node-name"], file["node-name"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "rules"),
+    [
+        (Fault(writes=False), {("read", None)}),
+        (Fault(reads=False), {("write", None), ("write-zeroes", None), ("discard", None)}),
+        (Fault(writes=False, sectors=(1, 9)), {("read", 1), ("read", 9)}),
+        (Fault(sectors=(1,)), {("read", 1), ("write", 1), ("write-zeroes", 1), ("discard", 1)}),
+    ],
+)
+def test_a_fault_fails_what_it_says_again_and_again(fault, rules):
+    found = qemu.faulty_node(SSD, 1, fault)["inject-error"]
+    assert {(rule["iotype"], rule.get("sector")) for rule in found} == rules
+    assert {(rule["event"], rule["errno"], rule["once"]) for rule in found} == {("none", 5, False)}
+
+
+@pytest.mark.parametrize("fault", [Fault(reads=False, writes=False), Fault(sectors=())])
+def test_a_fault_of_nothing_is_refused(fault):
+    with pytest.raises(LabError, match="is none"):
+        qemu.faulty_node(SSD, 1, fault)
 
 
 def test_the_code_is_read_only():

@@ -32,7 +32,15 @@ def test_nested_switches_are_read():
     assert parsed.roots[0].ports == (spec.Switch((spec.Gpu("g"), spec.Switch((spec.Ssd("A", "K1", 2 << 30),)))),)
 
 
-@pytest.mark.parametrize("name", ["gpu-a", "gpu-b"])
+def test_strangers_have_room_for_many_foreign_disks():
+    strangers = spec.load("strangers")
+    rooms = strangers.ssds()[0]
+    assert (rooms.namespaces, rooms.size) == (32, 64 << 20)
+    assert strangers.ssds()[1].system
+    assert len(rooms.disks()) == 32
+
+
+@pytest.mark.parametrize("name", ["gpu-a", "gpu-b", "strangers"])
 def test_the_specifications_in_the_repository_are_good(name):
     assert spec.load(name).name == name
 

@@ -1,0 +1,130 @@
+"""What a virtual server that is off remembers of its SSDs, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lab import servers, spec
+from lab.errors import LabError
+from lab.image import ServerImage
+from lab.servers import VirtualServer
+
+IMAGE = ServerImage(Path("/c/root"), Path("/c/root.ext4"), Path("/c/vmlinux"), Path("/c/initramfs"))
+
+
+class NoNetwork:
+    def add_tap(self, name):
+        raise AssertionError
+
+    def del_tap(self, name):
+        raise AssertionError
+
+    def set_link(self, name, *, up):
+        raise AssertionError
+
+
+@pytest.fixture
+def room(tmp_path):
+    def build(name):
+        return VirtualServer(
+            spec.load(name), image=IMAGE, app=Path("/c/app"), run_dir=tmp_path, network=NoNetwork(), hosts={}
+        )
+
+    return build
+
+
+def test_an_image_file_is_there_before_the_first_start_and_keeps_what_is_written(room):
+    server = room("strangers")
+    path = server.image_file("KFC0", 32)
+    assert path.stat().st_size == 64 << 20
+    assert path.stat().st_blocks == 0
+    with path.open("r+b") as file:
+        file.write(b"here")
+    assert server.image_file("KFC0", 32) == path
+    assert path.read_bytes()[:4] == b"here"
+
+
+@pytest.mark.parametrize("number", [0, 33])
+def test_a_namespace_that_is_not_there_is_refused(room, number):
+    for act in (
+        lambda server: server.image_file("KFC0", number),
+        lambda server: server.break_ssd("KFC0", namespace=number),
+        lambda server: server.mend_ssd("KFC0", namespace=number),
+    ):
+        with pytest.raises(LabError, match="numbered from 1"):
+            act(room("strangers"))
+
+
+def test_an_ssd_moves_with_its_bytes_its_faults_and_its_warning(room):
+    a, b = room("gpu-a"), room("gpu-b")
+    with b.image_file("KFB1").open("r+b") as file:
+        file.write(b"b's")
+    b.break_ssd("KFB1")
+    b.set_smart_warning("KFB1", 4)
+    b.move_ssd("KFB1", a)
+    assert a.plugged()["KFB1"] == "E0"
+    assert "KFB1" not in b.plugged()
+    assert a.image_file("KFB1").read_bytes()[:3] == b"b's"
+    assert not (b.files.folder / "ssd-KFB1-n1.raw").exists()
+    with pytest.raises(LabError, match="gpu-b has no SSD KFB1"):
+        b.image_file("KFB1")
+    a.mend_ssd("KFB1")
+    a.move_ssd("KFB1", b, port="E0")
+    assert b.plugged() == {"KFB0": "B0", "KFB1": "E0"}
+
+
+def test_an_ssd_without_a_place_to_go_stays(room):
+    a, b = room("gpu-a"), room("gpu-b")
+    with pytest.raises(LabError, match="holds SSD KFA0"):
+        b.move_ssd("KFB0", a, port="A0")
+    with pytest.raises(LabError, match="no port g0"):
+        b.move_ssd("KFB0", a, port="g0")
+    with pytest.raises(LabError, match="has SSD KFB0 already"):
+        b.move_ssd("KFB0", b)
+    with pytest.raises(LabError, match="has no SSD KFA0"):
+        b.move_ssd("KFA0", a)
+    strangers = room("strangers")
+    with pytest.raises(LabError, match="free: none"):
+        b.move_ssd("KFB0", strangers)
+    assert b.plugged() == {"KFB0": "B0", "KFB1": "B1"}
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda server: server.throttle_ssd("KFA0", 10), "is off"),
+        (lambda server: server.throttle_ssd("KFA0", 0), "for ever"),
+        (lambda server: server.throttle_ssd("KFX", 10), "has no SSD KFX"),
+        (lambda server: server.break_ssd("KFX"), "has no SSD KFX"),
+        (lambda server: server.mend_ssd("KFX"), "has no SSD KFX"),
+        (lambda server: server.break_ssd("KFA0", reads=False, writes=False), "is none"),
+        (lambda server: server.set_smart_warning("KFX", 1), "has no SSD KFX"),
+        (lambda server: server.set_smart_warning("KFA0", 64), "0 to 63"),
+        (lambda server: server.set_smart_warning("KFA0", -1), "0 to 63"),
+    ],
+)
+def test_what_cannot_be_is_refused(room, act, message):
+    with pytest.raises(LabError, match=message):
+        act(room("gpu-a"))
+
+
+def test_servers_are_prepared_before_any_of_them_is_switched_on(tmp_path, monkeypatch):
+    happened = []
+
+    class Room:
+        run_dir = tmp_path
+        network = NoNetwork()
+
+        def add_server(self, server):
+            happened.append(("on", server.name))
+
+    monkeypatch.setattr(servers.image, "server_image", lambda repo: IMAGE)
+    monkeypatch.setattr(servers.image, "app_image", lambda repo, tree: Path("/c/app"))
+    monkeypatch.setattr(servers, "start_all", lambda made, timeout: happened.append(("wait", len(made))))
+    booted = servers.boot(
+        Room(), Path("/repo"), ("strangers",), prepare=lambda server: happened.append(("prepare", server.name))
+    )
+    assert list(booted) == ["strangers"]
+    assert happened == [("prepare", "strangers"), ("on", "strangers"), ("wait", 1)]
