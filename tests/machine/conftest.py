@@ -7,38 +7,55 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from fleet import Fleet
-from lab import image, spec
+from lab import image
 from lab.lab import Lab
 from lab.network import Network
-from lab.servers import VirtualServer, boot, start_all
+from lab.servers import VirtualServer, boot
 
 REPO = Path(__file__).parents[2]
 FAILURES = Path(os.environ.get("KUBEFLASH_LAB_LOGS", REPO / "build" / "failures"))
 
 
+class Bare:
+    """A room for servers in a network of their own, without a control plane."""
+
+    def __init__(self) -> None:
+        image.app_image(REPO, image.server_image(REPO).tree)  # before the network is entered
+        self.network = Network()
+        self.run_dir = Path(tempfile.mkdtemp(prefix="kubeflash-"))  # short: unix sockets' paths are limited
+        self._servers: list[VirtualServer] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in self._servers:
+            server.close()
+        shutil.rmtree(self.run_dir)
+
+    def add_server(self, server: VirtualServer) -> None:
+        self._servers.append(server)
+        server.start()
+
+
 @pytest.fixture(scope="module")
 def servers() -> Iterator[tuple[VirtualServer, VirtualServer]]:
-    """gpu-a and gpu-b, booted, in a network of their own; without a control plane."""
-    base = image.server_image(REPO)
-    app = image.app_image(REPO, base.tree)
-    specs = [spec.load(name) for name in ("gpu-a", "gpu-b")]
-    hosts = {one.name: one.ip for one in specs}
-    network = Network()
-    run_dir = Path(tempfile.mkdtemp(prefix="kubeflash-"))  # short: unix sockets' paths are limited
-    first, second = (
-        VirtualServer(one, image=base, app=app, run_dir=run_dir, network=network, hosts=hosts) for one in specs
-    )
-    try:
-        start_all([first, second])
-        yield first, second
-    finally:
-        first.close()
-        second.close()
-        shutil.rmtree(run_dir)
+    """gpu-a and gpu-b, booted; without a control plane."""
+    with Bare() as room:
+        booted = boot(room, REPO, ("gpu-a", "gpu-b"))
+        yield booted["gpu-a"], booted["gpu-b"]
+
+
+@pytest.fixture(scope="module")
+def strangers(request: pytest.FixtureRequest) -> Iterator[VirtualServer]:
+    """The server of that name alone, booted; its SSDs are filled first by the test module's ``fill(server)``."""
+    with Bare() as room:
+        yield boot(room, REPO, ("strangers",), prepare=request.module.fill)["strangers"]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +73,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if report.when == "call" and report.failed:
         arguments = getattr(item, "funcargs", {})
         fleet = arguments.get("fleet")
-        for server in (*arguments.get("servers", ()), *(fleet.servers.values() if fleet else ())):
+        alone = [arguments["strangers"]] if "strangers" in arguments else []
+        for server in (*arguments.get("servers", ()), *alone, *(fleet.servers.values() if fleet else ())):
             server.save_failure(FAILURES / item.name)
             if fleet and server.powered:
                 log = server.run("tail -n 200 /var/log/agent.log; dmesg | tail -n 50", check=False).stdout

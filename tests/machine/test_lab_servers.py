@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import struct
 import time
 import uuid
 import zlib
@@ -39,6 +41,44 @@ def b(servers):
 
 def text(server, command, **options):
     return server.run(command, **options).stdout_text.strip()
+
+
+def dd(server, serial, *options):
+    """One dd in direct mode, of a file or from one; whether it succeeded."""
+    done = server.run(["dd", "bs=4k", "status=none", *(one.format(f"{BY_ID}{serial}") for one in options)], check=False)
+    assert done.exit_code == 0 or b"No data available" in done.stderr, done.stderr
+    return done.exit_code == 0
+
+
+def reads(server, serial, block=0):
+    return dd(server, serial, "if={}", "of=/dev/null", "count=1", "iflag=direct", f"skip={block}")
+
+
+def writes(server, serial, block=0):
+    return dd(server, serial, "if=/dev/zero", "of={}", "count=1", "oflag=direct", f"seek={block}")
+
+
+def gpt(path):
+    """Both copies of a disk's partition table, the first one first: header and entries."""
+    with path.open("rb") as file:
+        file.seek(512)
+        first = file.read(512), file.read(32 * 512)
+        file.seek(-33 * 512, 2)
+        entries = file.read(32 * 512)
+        return first, (file.read(512), entries)
+
+
+def is_whole(header, entries):
+    size, crc = struct.unpack_from("<II", header, 12)
+    zeroed = header[:16] + bytes(4) + header[20:size]
+    return zlib.crc32(zeroed) == crc and zlib.crc32(entries) == struct.unpack_from("<I", header, 88)[0]
+
+
+def wait_for(condition, seconds=20, pause=0.1):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(pause)
 
 
 def serials(server):
@@ -164,6 +204,67 @@ def test_a_new_ssd_goes_into_an_empty_port(a):
     a.unplug_ssd("KFNEW")
 
 
+# ---- Bad SSDs
+
+
+def test_a_broken_ssd_fails_what_it_is_told_to_until_it_is_mended(a):
+    assert writes(a, "KFA1", 2)
+    disk = text(a, f"basename $(readlink -f {BY_ID}KFA1)")
+    a.break_ssd("KFA1", writes=False, sectors=[19])
+    assert not reads(a, "KFA1", 2)
+    assert f"critical medium error, dev {disk}, sector 16 op 0x0:(READ)" in text(a, "dmesg")
+    assert reads(a, "KFA1", 1)
+    assert reads(a, "KFA1", 3)
+    assert writes(a, "KFA1", 2)
+    a.break_ssd("KFA1", reads=False)
+    assert reads(a, "KFA1", 2)
+    assert not writes(a, "KFA1")
+    a.break_ssd("KFA1")
+    assert not reads(a, "KFA1")
+    assert reads(a, "KFA0")
+    a.mend_ssd("KFA1")
+    a.mend_ssd("KFA1")
+    assert reads(a, "KFA1")
+    assert writes(a, "KFA1")
+    with pytest.raises(LabError, match="no namespace 2"):
+        a.break_ssd("KFA1", namespace=2)
+
+
+def test_a_smart_warning_is_in_the_log_and_is_an_event_for_who_asked_for_it(a):
+    disk = f"{BY_ID}KFA2"
+
+    def warning():
+        return json.loads(text(a, f"nvme smart-log {disk} --output-format=json"))["critical_warning"]
+
+    assert warning() == 0
+    a.run("udevadm monitor --kernel --property --subsystem-match=nvme > /tmp/events 2>&1 & echo $! > /tmp/monitor")
+    wait_for(lambda: text(a, "cat /tmp/events") != "")
+    a.set_smart_warning("KFA2", 4)
+    assert warning() == 4
+    a.set_smart_warning("KFA2", 0)
+    controller = text(a, f"readlink -f {disk}").removesuffix("n1")
+    a.run(f"nvme set-feature {controller} --feature-id=0x0b --value=0x1ff")  # Linux does not ask for them
+    a.set_smart_warning("KFA2", 8)
+    wait_for(lambda: "NVME_AEN=" in text(a, "cat /tmp/events"))
+    a.run("kill $(cat /tmp/monitor)")
+    assert text(a, "grep NVME_AEN /tmp/events") == "NVME_AEN=0x020001", "not one event, of the second warning"
+    assert warning() == 8
+    a.set_smart_warning("KFA2", 0)
+
+
+def test_a_throttled_ssd_is_slow(a):
+    def seconds():
+        began = time.monotonic()
+        assert dd(a, "KFA1", "if={}", "of=/dev/null", "count=10", "iflag=direct")
+        return time.monotonic() - began
+
+    a.throttle_ssd("KFA1", 5)
+    assert seconds() > 1.5
+    a.throttle_ssd("KFA1", 5, writes_only=True)
+    assert seconds() < 1
+    a.throttle_ssd("KFA1", None)
+
+
 # ---- Network and time
 
 
@@ -245,6 +346,25 @@ def test_a_service_runs_is_restarted_and_stops(a):
     assert a.service_pid("demo") is not None
 
 
+def test_an_ssd_moves_to_another_server_with_its_content_and_its_faults(a, b):
+    b.run(f"echo belongs to b | dd of={BY_ID}KFB0 bs=512 conv=sync oflag=direct status=none")
+    b.break_ssd("KFB0", writes=False, sectors=[64])
+    b.set_smart_warning("KFB0", 4)
+    with pytest.raises(LabError, match="holds SSD KFA0"):
+        b.move_ssd("KFB0", a, port="A0")
+    with pytest.raises(LabError, match=r"KFB1 \(dual port\) only at a start"):
+        b.move_ssd("KFB1", a)
+    b.move_ssd("KFB0", a)
+    assert serials(b) == {"KFB1"}
+    assert text(a, f"head -c 12 {BY_ID}KFB0") == "belongs to b"
+    assert not reads(a, "KFB0", 8)
+    assert "0x4" in text(a, f"nvme smart-log {BY_ID}KFB0 | grep ^critical_warning")
+    with a.image_file("KFB0").open("rb") as file:
+        assert file.read(12) == b"belongs to b"
+    with pytest.raises(LabError, match="gpu-b has no SSD KFB0"):
+        b.image_file("KFB0")
+
+
 def test_a_reboot_keeps_files_services_and_ssds(a):
     a.put_file("/root/kept", b"kept")
     booted = text(a, "cat /proc/sys/kernel/random/boot_id")
@@ -253,7 +373,10 @@ def test_a_reboot_keeps_files_services_and_ssds(a):
     assert text(a, "cat /proc/sys/kernel/random/boot_id") != booted
     assert a.get_file("/root/kept") == b"kept"
     assert a.service_pid("demo") is not None
-    assert serials(a) == {"KFA0", "KFA1", "KFSYS"}
+    assert serials(a) == {"KFA0", "KFA1", "KFSYS", "KFB0"}
+    assert text(a, f"head -c 12 {BY_ID}KFB0") == "belongs to b"
+    assert not reads(a, "KFB0", 8)
+    assert "0x4" in text(a, f"nvme smart-log {BY_ID}KFB0 | grep ^critical_warning")
     a.plug_ssd("KFA2")
 
 
@@ -272,6 +395,40 @@ def test_a_power_cut_loses_what_was_not_written(a):
     assert "KFA1" not in serials(a)
 
 
+def test_a_power_cut_in_the_middle_of_sfdisk_leaves_a_torn_partition_table(b):
+    disk, file = f"{BY_ID}KFB1", b.image_file("KFB1")
+    b.run(f"echo 'size=100M, name=one' | sfdisk --quiet --label gpt {disk}")
+    old = gpt(file)
+    assert is_whole(*old[0])
+    assert is_whole(*old[1])
+    b.throttle_ssd("KFB1", 1, writes_only=True)
+    b.run(f"echo 'size=100M, name=two' | sfdisk --quiet --append {disk} > /dev/null 2>&1 &")
+    # It writes the second copy first, then the entries of the first copy, its header last: a second between them.
+    wait_for(lambda: gpt(file)[0] != old[0], pause=0.01)
+    b.power_off_hard()
+    torn = gpt(file)
+    assert torn[0][0] == old[0][0], "what was held back was written"
+    assert not is_whole(*torn[0])
+    assert is_whole(*torn[1])
+    assert torn[1] != old[1]
+
+
+def test_an_ssd_moves_out_of_a_server_that_is_off_and_does_not_come_back_in_it(a, b):
+    assert not b.powered
+    torn = gpt(b.image_file("KFB1"))
+    a.move_ssd("KFB0", b)
+    assert "KFB0" not in serials(a)
+    with b.image_file("KFB0").open("r+b") as file:
+        file.write(b"from outside")
+    b.move_ssd("KFB0", a)
+    assert text(a, f"head -c 12 {BY_ID}KFB0") == "from outside"
+    b.start()
+    b.wait_ready()
+    assert serials(b) == {"KFB1"}
+    assert gpt(b.image_file("KFB1")) == torn
+    assert b.run(f"dd if={BY_ID}KFB1 bs=512 skip=1 count=33 status=none").stdout == b"".join(torn[0])
+
+
 def test_evidence_is_kept_of_a_server_that_is_on_and_of_one_that_is_off(servers, tmp_path):
     on, off = servers
     off.power_off_hard()
@@ -279,3 +436,32 @@ def test_evidence_is_kept_of_a_server_that_is_on_and_of_one_that_is_off(servers,
         server.save_failure(tmp_path)
     assert "boot:" in (tmp_path / off.name / f"{off.name}-console.log").read_text()
     assert "Linux version" in (tmp_path / on.name / "dmesg.txt").read_text()
+
+
+# ---- A server of strangers' disks
+
+
+def fill(server):
+    """Before it is switched on: a text in one of the namespaces."""
+    with server.image_file("KFC0", 7).open("r+b") as file:
+        file.write(b"somebody was here")
+
+
+def test_a_server_with_many_small_namespaces_starts_from_files_that_were_filled_before(strangers):
+    found = json.loads(text(strangers, "lsblk --json --bytes --nodeps --output NAME,SIZE,SERIAL"))["blockdevices"]
+    small = [disk for disk in found if disk["serial"] == "KFC0"]
+    assert len(small) == 32
+    assert {disk["size"] for disk in small} == {64 << 20}
+    assert text(strangers, f"head -c 17 {BY_ID}KFC0_7") == "somebody was here"
+    paths = {line.split()[0]: line.split()[2].split("/")[3:] for line in text(strangers, PCI_PATHS).splitlines()}
+    assert paths["KFC0"][:3] == paths["gpu"][:3]
+
+
+def test_namespaces_break_one_by_one_and_none_is_plugged_into_a_server_that_is_on(strangers):
+    strangers.break_ssd("KFC0", namespace=3)
+    assert not reads(strangers, "KFC0_3")
+    assert reads(strangers, "KFC0_4")
+    strangers.throttle_ssd("KFC0", 1000)
+    strangers.unplug_ssd("KFC0")
+    with pytest.raises(LabError, match=r"32 namespaces\) only at a start"):
+        strangers.plug_ssd("KFC0")
