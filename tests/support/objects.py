@@ -92,9 +92,13 @@ def pool(name: str, number: int, *serials: str, age: int = 0, **spec: Any) -> Fl
     )
 
 
-def volume(name: str, number: int, *, size: str = "100Mi", pool: str = "fast", **more: Any) -> FlashVolume:
+def volume(
+    name: str, number: int, *, size: str = "100Mi", pool: str = "fast", restored: bool = False, **more: Any
+) -> FlashVolume:
+    """A volume with an id that the controller made; with one that came with the object where it is `restored`."""
     spec = {"pool": pool, "size": size, "id": uid(1000 + number), **more.pop("spec", {})}
-    return make(FlashVolume, name, number, spec=spec, **more)
+    status = {**({} if restored else {"id": spec["id"]}), **more.pop("status", {})}
+    return make(FlashVolume, name, number, spec=spec, status=status, **more)
 
 
 def attachment(name: str, number: int, volume: str, node_name: str, **more: Any) -> FlashAttachment:

@@ -8,14 +8,15 @@ so that a consumer connects only where an export listens, allows it, and has the
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 from kubeflash.agent.execute import NotAsPlanned
 from kubeflash.agent.observation import Observation
 from kubeflash.api.v1alpha1 import Ability, Kernel, NodeAddress
 from kubeflash.domain import steps
-from kubeflash.domain.carving import DiskView, SsdState, judge, volumes_of
+from kubeflash.domain.carving import DiskView, SsdState, is_ours, judge, volumes_of
 from kubeflash.domain.dhchap import DhchapKeys
 from kubeflash.domain.disk import LABEL_TYPE, MIB, Label, Partition, PartitionTable
 from kubeflash.domain.fabric import Connection, NvmetNamespace, NvmetPort, NvmetState, NvmetSubsystem, Portal
@@ -23,6 +24,7 @@ from kubeflash.domain.sealing import SealBroken, unseal
 from kubeflash.host.errors import HostError
 from kubeflash.host.inventory import Inventory
 from kubeflash.host.nvme import NvmeSsd
+from kubeflash.host.smart import Health
 from kubeflash.topology.tree import Hop, PciDevice
 
 GIB = 1 << 30
@@ -109,6 +111,10 @@ class SimulatedServer:
         self.connections: dict[str, Connection] = {}
         self.held: dict[str, str] = {}
         self.refuse: dict[str, str] = {}
+        self.broken: Callable[[steps.Step], str] = lambda _: ""
+        self.health: dict[str, Health] = {}
+        self.errors: dict[str, int] = {}
+        self.slow: dict[str, float] = {}
         self.history: list[steps.Step] = []
         self.observations = 0
         self._lock = threading.Lock()
@@ -122,9 +128,21 @@ class SimulatedServer:
     def forget(self, ssd_id: str | None = None) -> None:
         """Nothing is cached."""
 
-    def observe(self, asked_about: Collection[str] = ()) -> Observation:
+    def forget_health(self) -> None:
+        """Nothing is cached."""
+
+    def observe(
+        self, asked_about: Collection[str] = (), *, busy: Collection[str] = (), thorough: Collection[str] = ()
+    ) -> Observation:
         with self._lock:
             self.observations += 1
+            self.disks.update(
+                {
+                    item: replace(disk, thorough=True)
+                    for item, disk in self.disks.items()
+                    if item in thorough and not disk.thorough
+                }
+            )
             return Observation(
                 inventory=Inventory(
                     gpus=self.gpus,
@@ -142,13 +160,15 @@ class SimulatedServer:
                 addresses=(NodeAddress(address=self.address, interface="eth0"),),
                 internal=self.address,
                 held={volume: self.held.get(volume, "") for volume in asked_about},
+                health=dict(self.health),
+                errors=dict(self.errors),
             )
 
     def partitions(self) -> dict[str, str]:
         return {
             part.uuid: f"{self.ssds[item].device_name}p{part.number}"
             for item, disk in self.disks.items()
-            if disk.label == self.owner(item)
+            if is_ours(disk, self.owner(item))
             for part in volumes_of(disk.table)
             if part.number in disk.shown
         }
@@ -163,10 +183,16 @@ class SimulatedServer:
 
     # --- Executor ---
 
-    def apply(self, step: steps.Step) -> None:
+    def apply(self, step: steps.Step, progress: Callable[[int, int], None] | None = None) -> None:
+        """Carries out a step; `refuse` makes the next one of a kind fail, `broken` any that it has words for."""
+        tenths = self.slow.get(type(step).__name__, 0) * 10
+        for number in range(int(tenths)):
+            if progress is not None:
+                progress(number, int(tenths))
+            time.sleep(0.1)
         with self._lock:
             self.history.append(step)
-            words = self.refuse.pop(type(step).__name__, None)
+            words = self.refuse.pop(type(step).__name__, None) or self.broken(step)
             if words:
                 raise HostError(words)
             if hasattr(step, "ssd"):
@@ -186,7 +212,26 @@ class SimulatedServer:
                     raise NotAsPlanned(f"SSD {step.ssd} is not blank any more")
                 part = Partition(1, MIB, MIB, "kubeflash", label.disk_guid, LABEL_TYPE)
                 table = PartitionTable("gpt", label.disk_guid, MIB, disk.bytes - MIB, (part,))
-                self._set(replace(disk, table=table, label=label, shown=frozenset({1})))
+                self._set(
+                    DiskView(disk.ssd, disk.bytes, table, label, shown=frozenset({1}), fingerprint=label.disk_guid)
+                )
+            case steps.WipeSsd(fingerprint=shown):
+                if disk.fingerprint != shown:
+                    raise NotAsPlanned("what is on it is not what was shown")
+                self._set(DiskView(disk.ssd, disk.bytes))
+            case steps.RepairTable():
+                assert disk.table is not None
+                self._set(replace(disk, table=replace(disk.table, damaged="")))
+            case steps.TakeOver(old=old, new=new_label):
+                if disk.label != old:
+                    raise NotAsPlanned("its label is another's")
+                self._set(replace(disk, label=new_label))
+            case steps.GrowPartition(partition=part, new_size=count):
+                assert disk.table is not None
+                grown = replace(part, bytes=count)
+                others = tuple(p for p in disk.table.partitions if p.uuid != part.uuid)
+                assert all(grown.end <= p.start or p.end <= grown.start for p in others), "overlap"
+                self._set_parts(disk, tuple(sorted((*others, grown), key=lambda p: p.number)))
             case steps.CarvePartition(partition=new):
                 assert disk.table is not None
                 assert all(new.end <= p.start or p.end <= new.start for p in disk.table.partitions), "overlap"
@@ -228,6 +273,8 @@ class SimulatedServer:
                 if name is None:
                     raise NotAsPlanned(f"volume {volume} is on no SSD of this server now")
                 subsystems[nqn] = replace(subsystems[nqn], namespaces=(NvmetNamespace(1, name, volume, True),))
+            case steps.RevalidateNamespace():
+                assert any(ns.enabled for ns in subsystems[nqn].namespaces)
             case steps.CreatePort(number=number, portal=portal):
                 ports[number] = NvmetPort(number, "tcp", portal.address, str(portal.port), frozenset())
             case steps.LinkPort(number=number):

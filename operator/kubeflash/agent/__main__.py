@@ -58,7 +58,8 @@ def _run(options: argparse.Namespace) -> int:
     server = urlsplit(client.server)
     observer = Observer(root, GpuRules.parse(options.gpu), (server.hostname or "", server.port or 443))
     private = state.load_private_key(options.state_dir)
-    agent = process.Agent(client, options.node, observer, Executor(root, observer, private), private)
+    executor = Executor(root, observer, private)
+    agent = process.Agent(client, options.node, observer, executor, private, options.namespace)
     if options.plan:
         return asyncio.run(_print_plan(agent, options.cluster_id))
     with state.only_agent(options.run_dir):  # ends with the process
@@ -72,9 +73,10 @@ async def _print_plan(agent: process.Agent, cluster_id: str | None) -> int:
     plan = await agent.plan_now()
     for step in plan.steps:
         print(step.describe())  # noqa: T201
-    for key, reason in (*plan.carve.refused.items(), *plan.carve.waiting.items()):
+    unmet = (plan.carve.refused, plan.carve.missing, plan.carve.waiting, plan.carve.cramped)
+    for key, reason in (entry for found in unmet for entry in found.items()):
         print(f"volume {key}: {reason}")  # noqa: T201
-    if not (plan.steps or plan.carve.refused or plan.carve.waiting):
+    if not (plan.steps or any(unmet)):
         print("nothing to do")  # noqa: T201
     return 0
 

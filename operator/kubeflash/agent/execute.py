@@ -6,12 +6,13 @@ from collections.abc import Callable
 from functools import singledispatchmethod
 from pathlib import Path
 
+from kubeflash.agent.jobs import Progress
 from kubeflash.agent.observe import Observer
 from kubeflash.domain import steps
 from kubeflash.domain.disk import Partition
 from kubeflash.domain.exporting import NSID
 from kubeflash.domain.sealing import SealBroken, unseal
-from kubeflash.host import claim, gpt, initiator, nvmet, partitions, wipe
+from kubeflash.host import blank, claim, gpt, initiator, nvmet, partitions, wipe
 from kubeflash.host.disconnect import disconnect
 from kubeflash.host.errors import HostError
 from kubeflash.host.holders import holders, in_words
@@ -32,23 +33,23 @@ class Executor:
         self._root, self._observer, self._private = root, observer, private
         self._nvmet = nvmet.KernelConfigfs(root)
 
-    def apply(self, step: steps.Step) -> None:
+    def apply(self, step: steps.Step, progress: Progress | None = None) -> None:
         """Carries out one step and reads back that it is so.
+
+        Args:
+            step: the step.
+            progress: told how far a long one is: what is done, and what there is in all.
 
         Raises:
             HostError: when it could not be done; what was done before it stays and the next pass goes on from there.
         """
-        ssd = getattr(step, "ssd", None)
         try:
-            self._apply(step)
+            self._apply(step, progress)
         except SealBroken as error:
             raise HostError(str(error)) from error
-        finally:
-            if ssd is not None:
-                self._observer.forget(ssd)
 
     @singledispatchmethod
-    def _apply(self, step: steps.Step) -> None:
+    def _apply(self, step: steps.Step, progress: Progress | None) -> None:
         raise NotImplementedError(type(step).__name__)
 
     def _device(self, ssd: str) -> Path:
@@ -75,47 +76,90 @@ class Executor:
         return self._root.dev / known.device
 
     @_apply.register
-    def _(self, step: steps.ClaimSsd) -> None:
+    def _(self, step: steps.ClaimSsd, progress: Progress | None) -> None:
+        del progress
         device = self._device(step.ssd)
-        claim.create_table(self._root, device, step.label, check=self._check(step.ssd, device))
+        more = {"edge": blank.THOROUGH_EDGE, "samples": blank.THOROUGH_SAMPLES} if step.thorough else {}
+        claim.create_table(self._root, device, step.label, check=self._check(step.ssd, device), **more)
 
     @_apply.register
-    def _(self, step: steps.CarvePartition) -> None:
+    def _(self, step: steps.RepairTable, progress: Progress | None) -> None:
+        del progress
+        device = self._device(step.ssd)
+        gpt.repair_table(self._root, device, disk_guid=step.disk_guid, check=self._check(step.ssd, device))
+
+    @_apply.register
+    def _(self, step: steps.TakeOver, progress: Progress | None) -> None:
+        del progress
+        device = self._device(step.ssd)
+        claim.rewrite_label(self._root, device, step.old, step.new, check=self._check(step.ssd, device))
+
+    @_apply.register
+    def _(self, step: steps.WipeSsd, progress: Progress | None) -> None:
+        device = self._device(step.ssd)
+        same = self._check(step.ssd, device)
+
+        def check() -> None:
+            same()
+            if blank.fingerprint(device) != step.fingerprint:
+                raise NotAsPlanned(f"what is on SSD {step.ssd} is not what the admin was shown: nothing was wiped")
+
+        wipe.wipe_disk(self._root, device, check=check, progress=progress)
+
+    @_apply.register
+    def _(self, step: steps.GrowPartition, progress: Progress | None) -> None:
+        del progress
+        gpt.grow_partition(
+            self._root, self._device(step.ssd), step.partition, disk_guid=step.disk_guid, new_bytes=step.new_size
+        )
+
+    @_apply.register
+    def _(self, step: steps.CarvePartition, progress: Progress | None) -> None:
+        del progress
         gpt.add_partition(self._root, self._device(step.ssd), step.partition, disk_guid=step.disk_guid)
 
     @_apply.register
-    def _(self, step: steps.ShowPartition) -> None:
+    def _(self, step: steps.ShowPartition, progress: Progress | None) -> None:
+        del progress
         gpt.show_partition(self._root, self._device(step.ssd), step.partition, disk_guid=step.disk_guid)
 
     @_apply.register
-    def _(self, step: steps.WipePartition) -> None:
+    def _(self, step: steps.WipePartition, progress: Progress | None) -> None:
         device = self._partition_device(step.ssd, step.disk_guid, step.partition)
 
         def check() -> None:
             if self._partition_device(step.ssd, step.disk_guid, step.partition) != device:
                 raise NotAsPlanned(f"volume {step.partition.uuid} is no longer {device}: nothing was wiped")
 
-        wipe.zero(self._root, device, check=check)
+        if step.mode == "Discard":
+            wipe.discard(self._root, device, check=check, progress=progress)
+        else:
+            wipe.zero(self._root, device, check=check, progress=progress)
         wipe.prove_zero(device)
 
     @_apply.register
-    def _(self, step: steps.RemovePartition) -> None:
+    def _(self, step: steps.RemovePartition, progress: Progress | None) -> None:
+        del progress
         gpt.delete_partition(self._root, self._device(step.ssd), step.partition, disk_guid=step.disk_guid)
 
     @_apply.register
-    def _(self, step: steps.CreateHost) -> None:
+    def _(self, step: steps.CreateHost, progress: Progress | None) -> None:
+        del progress
         nvmet.create_host(self._nvmet, step.host_nqn, unseal(step.sealed_keys, self._private))
 
     @_apply.register
-    def _(self, step: steps.CreateSubsystem) -> None:
+    def _(self, step: steps.CreateSubsystem, progress: Progress | None) -> None:
+        del progress
         nvmet.create_subsystem(self._nvmet, step.nqn, serial=step.serial, model=step.model)
 
     @_apply.register
-    def _(self, step: steps.AllowHost) -> None:
+    def _(self, step: steps.AllowHost, progress: Progress | None) -> None:
+        del progress
         nvmet.allow_host(self._nvmet, step.nqn, step.host_nqn)
 
     @_apply.register
-    def _(self, step: steps.EnableNamespace) -> None:
+    def _(self, step: steps.EnableNamespace, progress: Progress | None) -> None:
+        del progress
         device = self._observer.volume_device(step.volume_id)
         # nvmet opens a device that is mounted here, or exported to somebody else, without a word: two writers.
         others = [item for item in holders(self._root, device) if not (item.kind == "nvmet" and step.nqn in item.who)]
@@ -125,39 +169,53 @@ class Executor:
         nvmet.enable_namespace(self._nvmet, step.nqn, NSID)
 
     @_apply.register
-    def _(self, step: steps.CreatePort) -> None:
+    def _(self, step: steps.RevalidateNamespace, progress: Progress | None) -> None:
+        del progress
+        nvmet.revalidate(self._nvmet, step.nqn, step.nsid)
+
+    @_apply.register
+    def _(self, step: steps.CreatePort, progress: Progress | None) -> None:
+        del progress
         nvmet.create_port(self._nvmet, step.number, step.portal)
 
     @_apply.register
-    def _(self, step: steps.LinkPort) -> None:
+    def _(self, step: steps.LinkPort, progress: Progress | None) -> None:
+        del progress
         nvmet.link(self._nvmet, step.number, step.nqn)
 
     @_apply.register
-    def _(self, step: steps.DisallowHost) -> None:
+    def _(self, step: steps.DisallowHost, progress: Progress | None) -> None:
+        del progress
         nvmet.disallow_host(self._nvmet, step.nqn, step.host_nqn)
 
     @_apply.register
-    def _(self, step: steps.UnlinkPort) -> None:
+    def _(self, step: steps.UnlinkPort, progress: Progress | None) -> None:
+        del progress
         nvmet.unlink_port(self._nvmet, step.number, step.nqn)
 
     @_apply.register
-    def _(self, step: steps.DisableNamespace) -> None:
+    def _(self, step: steps.DisableNamespace, progress: Progress | None) -> None:
+        del progress
         nvmet.disable_namespace(self._nvmet, step.nqn, step.nsid)
 
     @_apply.register
-    def _(self, step: steps.RemoveSubsystem) -> None:
+    def _(self, step: steps.RemoveSubsystem, progress: Progress | None) -> None:
+        del progress
         nvmet.remove_subsystem(self._nvmet, step.nqn)
 
     @_apply.register
-    def _(self, step: steps.RemovePort) -> None:
+    def _(self, step: steps.RemovePort, progress: Progress | None) -> None:
+        del progress
         nvmet.remove_port(self._nvmet, step.number)
 
     @_apply.register
-    def _(self, step: steps.RemoveHost) -> None:
+    def _(self, step: steps.RemoveHost, progress: Progress | None) -> None:
+        del progress
         nvmet.remove_host(self._nvmet, step.host_nqn)
 
     @_apply.register
-    def _(self, step: steps.Connect) -> None:
+    def _(self, step: steps.Connect, progress: Progress | None) -> None:
+        del progress
         target = initiator.Target(
             nqn=step.nqn,
             host_nqn=step.host_nqn,
@@ -170,5 +228,6 @@ class Executor:
         initiator.wait_for_device(self._root, step.nqn, step.volume_id, timeout=DEVICE_SECONDS)
 
     @_apply.register
-    def _(self, step: steps.Disconnect) -> None:
+    def _(self, step: steps.Disconnect, progress: Progress | None) -> None:
+        del progress
         disconnect(self._root, step.nqn)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kubeflash.api.v1alpha1 import NodeAddress
-from kubeflash.domain.carving import DiskView
+from kubeflash.domain.carving import DiskView, volumes_of
 from kubeflash.domain.disk import Label
 from kubeflash.domain.fabric import Connection, NvmetState
 from kubeflash.host.inventory import Inventory
@@ -24,6 +24,7 @@ class Observation:
         held: by volume id, who holds its device, in words; only for those that were asked about.
         listening: TCP port numbers that somebody listens on.
         health: what each SSD says of its own health, by its id; read every few minutes.
+        errors: I/O errors that the kernel logged since it saw the SSD, by SSD id.
     """
 
     inventory: Inventory
@@ -37,3 +38,9 @@ class Observation:
     internal: str
     held: Mapping[str, str] = field(default_factory=dict)
     health: Mapping[str, Health] = field(default_factory=dict)
+    errors: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each volume's partition, by volume id."""
+        return {part.uuid: part.bytes for disk in self.disks.values() for part in volumes_of(disk.table)}

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kubeflash.agent.observation import Observation
-from kubeflash.domain.carving import DiskView, volumes_of
+from kubeflash.domain.carving import DiskView, is_ours, volumes_of
 from kubeflash.domain.disk import LABEL_TYPE, Label
 from kubeflash.host import addresses, blank, claim, gpt, holders, identity, initiator, inventory, nvmet, partitions
 from kubeflash.host.claim import Claim
 from kubeflash.host.errors import HostError
 from kubeflash.host.inventory import Inventory
+from kubeflash.host.ioerrors import ErrorLog
 from kubeflash.host.nvme import LIVE, PASSING, NvmeSsd, find_ssds
 from kubeflash.host.partitions import KernelPartition
 from kubeflash.host.root import HostRoot
@@ -57,6 +58,7 @@ class Observer:
         self._root, self._rules, self._api_server = root, rules, api_server
         self._nvmet = nvmet.KernelConfigfs(root)
         self._health = HealthWatch(root)
+        self._errors = ErrorLog(root)
         self._reads: dict[str, _Read] = {}
         self._names: dict[str, str] = {}
         self.cluster_id = ""
@@ -74,6 +76,10 @@ class Observer:
         for ssd, device in list(self._names.items()):
             if name is None or name == device or name.startswith(f"{device}p"):
                 self.forget(ssd)
+
+    def forget_health(self) -> None:
+        """The next observation asks every SSD anew how it is."""
+        self._health.forget()
 
     def owner(self, ssd: str) -> Label:
         """The label that an SSD carries, or would carry, on this server."""
@@ -111,15 +117,22 @@ class Observer:
             raise HostError(f"volume {volume_id} is on no SSD of this server now")
         return self._root.dev / name
 
-    def observe(self, asked_about: Collection[str] = ()) -> Observation:
-        """Everything, read in one go. `asked_about`: ids of volumes whose holders matter.
+    def observe(
+        self, asked_about: Collection[str] = (), *, busy: Collection[str] = (), thorough: Collection[str] = ()
+    ) -> Observation:
+        """Everything, read in one go.
+
+        Args:
+            asked_about: ids of volumes whose holders matter.
+            busy: ids of SSDs that are worked on: what was read of them before stands.
+            thorough: ids of SSDs that nobody named: of a blank one more is read.
 
         Raises:
             HostError: when the machine cannot be read at all.
         """
         machine = self.inventory()
         self._names = {ssd.id: ssd.device_name for ssd in machine.ssds}
-        disks = {ssd.id: self._disk(ssd) for ssd in machine.ssds}
+        disks = {ssd.id: self._disk(ssd, busy=ssd.id in busy, thorough=ssd.id in thorough) for ssd in machine.ssds}
         owners = {ssd.id: self.owner(ssd.id) for ssd in machine.ssds}
         volumes = self._partitions(machine.ssds, disks, owners)
         connections = initiator.connections(self._root)
@@ -138,6 +151,7 @@ class Observer:
             internal=self._internal_address(),
             held=held,
             health=self._health.look(machine.ssds),
+            errors=self._errors.look({ssd.device_name: ssd.id for ssd in machine.ssds if ssd.device_name}),
         )
 
     def _holders(self, device: Path | None) -> str:
@@ -152,8 +166,10 @@ class Observer:
             log.debug("no internal address: %s", error)
             return ""
 
-    def _disk(self, ssd: NvmeSsd) -> DiskView:
+    def _disk(self, ssd: NvmeSsd, *, busy: bool = False, thorough: bool = False) -> DiskView:
         known = self._reads.get(ssd.id)
+        if known is not None and busy and known.device == ssd.dev_t:
+            return known.view  # half of what is being done must not be taken for what is
         if known is not None and (known.device != ssd.dev_t or time.monotonic() - known.moment >= EXAMINE_AGAIN):
             known = None
         if known is not None and ssd.state in PASSING:
@@ -164,32 +180,41 @@ class Observer:
             kernel = partitions.kernel_partitions(self._root, ssd.device_name)
         except (HostError, OSError) as error:  # pulled out since it was found
             return DiskView(ssd.id, ssd.bytes, trouble=str(error))
-        if known is not None and known.kernel == kernel:
+        if known is not None and known.kernel == kernel and not (thorough and _wants_more(known.view)):
             return known.view
-        view = self._read_disk(ssd, kernel)
+        view = self._read_disk(ssd, kernel, thorough=thorough)
         if not view.trouble:  # what could not be read is read again
             self._reads[ssd.id] = _Read(view, ssd.dev_t, kernel, time.monotonic())
         return view
 
-    def _read_disk(self, ssd: NvmeSsd, kernel: tuple[KernelPartition, ...]) -> DiskView:
+    def _read_disk(self, ssd: NvmeSsd, kernel: tuple[KernelPartition, ...], *, thorough: bool) -> DiskView:
         """Reads one disk. What cannot be read is left alone, with the reason."""
         device, owner = self.device(ssd), self.owner(ssd.id)
-        blank_view = DiskView(ssd.id, ssd.bytes, trouble=ssd.trouble)
+        view = DiskView(ssd.id, ssd.bytes, trouble=ssd.trouble, read_only=ssd.read_only)
         try:
             state = claim.claim_state(device, owner)
             if state is Claim.NONE:
-                return replace(blank_view, findings=blank.examine(self._root, device).findings)
+                return self._examined(view, device, thorough=thorough)
             if state in (Claim.HALF_TABLE, Claim.UNLABELLED):
-                return replace(blank_view, half_claimed=True)
+                return replace(view, half_claimed=True)
             table = gpt.read_table(device)
+            view = replace(view, table=table)
             labels = [part for part in table.partitions if part.type_guid == LABEL_TYPE] if table else []
             if table is None or not labels:
-                return replace(blank_view, table=table, findings=blank.examine(self._root, device).findings)
+                return self._examined(view, device, thorough=thorough)
             shown = frozenset(part.number for part in table.partitions if any(item.is_(part) for item in kernel))
-            return replace(blank_view, table=table, label=claim.read_label(device, labels[0]), shown=shown)
+            label, print_ = claim.read_label(device, labels[0]), blank.fingerprint(device)
+            return replace(view, label=label, shown=shown, fingerprint=print_)
         except (HostError, OSError, ValueError) as error:
             log.warning("SSD %s is left alone: %s", ssd.id, error)
-            return replace(blank_view, trouble=ssd.trouble or str(error))
+            return replace(view, trouble=ssd.trouble or str(error))
+
+    def _examined(self, view: DiskView, device: Path, *, thorough: bool) -> DiskView:
+        """What is on a disk that is not KubeFlash's."""
+        more = {"edge": blank.THOROUGH_EDGE, "samples": blank.THOROUGH_SAMPLES} if thorough else {}
+        findings = blank.examine(self._root, device, **more).findings
+        print_ = blank.fingerprint(device) if findings else ""
+        return replace(view, findings=findings, thorough=thorough, fingerprint=print_)
 
     @staticmethod
     def _partitions(
@@ -199,7 +224,12 @@ class Observer:
         return {
             part.uuid: f"{ssd.device_name}p{part.number}"
             for ssd in ssds
-            if not disks[ssd.id].trouble and disks[ssd.id].label == owners[ssd.id]
+            if is_ours(disks[ssd.id], owners[ssd.id])
             for part in volumes_of(disks[ssd.id].table)
             if part.number in disks[ssd.id].shown
         }
+
+
+def _wants_more(view: DiskView) -> bool:
+    """Whether a disk looked blank, and was not read thoroughly."""
+    return not (view.thorough or view.half_claimed or view.trouble or view.label or view.findings or view.table)

@@ -5,42 +5,31 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from kubeflash.agent.execute import Executor
+from kubeflash.agent.jobs import RETRY_SECONDS, Jobs
 from kubeflash.agent.observation import Observation
 from kubeflash.agent.observe import Observer
-from kubeflash.agent.report import report_attachment, report_node, report_ssds, report_volume
-from kubeflash.agent.wishes import export_wishes, selected_by, volume_wishes
+from kubeflash.agent.report import VolumeState, report_attachment, report_node, report_plan, report_ssds, report_volume
+from kubeflash.agent.wishes import admin_requests, export_wishes, selected_by, volume_wishes
 from kubeflash.api.v1alpha1 import Exported, FlashAttachment, FlashNode, FlashPool, FlashVolume
-from kubeflash.domain.carving import CarvePlan, plan_volumes
+from kubeflash.domain.carving import CarvePlan, Selection, plan_volumes
 from kubeflash.domain.connecting import plan_connections
 from kubeflash.domain.exporting import ExportPlan, plan_exports
-from kubeflash.domain.names import agent_lease
+from kubeflash.domain.names import LEADER_LEASE, SYSTEM_NAMESPACE, agent_lease
+from kubeflash.domain.neighbours import Neighbours
 from kubeflash.domain.pairs import changes, got_worse
 from kubeflash.domain.sealing import public_key
-from kubeflash.domain.steps import (
-    Connect,
-    DisableNamespace,
-    DisallowHost,
-    Disconnect,
-    ExportStep,
-    RemoveHost,
-    RemovePartition,
-    RemovePort,
-    RemoveSubsystem,
-    Step,
-    UnlinkPort,
-    WipePartition,
-)
+from kubeflash.domain.steps import CarvePartition, ClaimSsd, Disconnect, RevalidateNamespace, Step
 from kubeflash.host import uevents
 from kubeflash.host.errors import HostError
-from kubeflash.kube import runtime
-from kubeflash.kube.builtin import EVENT, Namespace, Node
+from kubeflash.kube import leases, runtime
+from kubeflash.kube.builtin import EVENT, LEASE, Namespace, Node
 from kubeflash.kube.client import Client, api_version
-from kubeflash.kube.errors import Conflict, KubeError, ServerError, Unreachable
+from kubeflash.kube.errors import Conflict, KubeError, NotFound, ServerError, Unreachable
 from kubeflash.kube.events import event
 from kubeflash.kube.feed import Feed, Watch
 from kubeflash.kube.leases import Lease, LeaseHeld
@@ -52,28 +41,22 @@ LEASE_SECONDS = 40
 HEARTBEAT_SECONDS = 10.0
 RESYNC_SECONDS = 60.0
 """Seconds between two looks at the machine when nothing said that it changed."""
-RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0, 30.0)
-"""Seconds until what failed is tried again, the last one for ever."""
 WAIT_SECONDS = 2.0
 """Seconds between two looks at what another server or the kernel has to do first."""
-
-
-TAKING_DOWN = (
-    Disconnect,
-    WipePartition,
-    RemovePartition,
-    DisallowHost,
-    UnlinkPort,
-    DisableNamespace,
-    RemoveSubsystem,
-    RemovePort,
-    RemoveHost,
-)
-"""Steps that follow from something not being wanted any more."""
+PATIENCE = 5.0
+"""Seconds that a pass waits for the steps that it began, so that quick ones are reported at once."""
+ROUNDS = 4
+"""Plans that one pass carries out at the most before it reports: what one makes, the next may build on."""
+GIVE_UP = 3
+"""Tries after which a new volume is refused, so that it is placed elsewhere."""
 
 
 class NameTaken(KubeError):
     """Another server has this FlashNode name."""
+
+
+class StillThere(KubeError):
+    """An agent ran by another name on this server a moment ago; it is waited for."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +66,7 @@ class Plan:
     carve: CarvePlan
     export: ExportPlan
     connect: tuple[Step, ...]
+    selected: Mapping[str, Selection]
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -101,10 +85,19 @@ class Agent:
         observer: reads the machine.
         executor: changes it.
         private: the server's X25519 private key.
+        namespace: the one that KubeFlash runs in, where Leases are.
     """
 
-    def __init__(self, client: Client, node: str, observer: Observer, executor: Executor, private: bytes) -> None:
-        self._client, self._node = client, node
+    def __init__(
+        self,
+        client: Client,
+        node: str,
+        observer: Observer,
+        executor: Executor,
+        private: bytes,
+        namespace: str = SYSTEM_NAMESPACE,
+    ) -> None:
+        self._client, self._node, self._namespace = client, node, namespace
         self._observer, self._executor = observer, executor
         self._public = public_key(private)
         self.feed = Feed(
@@ -117,7 +110,11 @@ class Agent:
                 Watch(FlashAttachment, f"spec.nodeName={node}"),
             ],
         )
-        self._failures: dict[str, str] = {}
+        self.jobs = Jobs(executor.apply, self._ended)
+        self._neighbours = Neighbours()
+        self._thorough: frozenset[str] = frozenset()
+        self._former: frozenset[str] = frozenset()
+        self._seen: dict[str, leases.LeaseView] = {}
         self._tries = 0
 
     async def start(self, cluster_id: str | None) -> None:
@@ -134,18 +131,38 @@ class Agent:
         await self.feed.resync()
         self._check_name()
         bodies = await asyncio.to_thread(self._client.list, FlashNode.info)
-        others = [
+        self._former = frozenset(
             body["metadata"]["name"]
             for body in bodies
             if body.get("status", {}).get("systemUUID") == self._observer.system_uuid
             and body["metadata"]["name"] != self._node
-        ]
-        if others:
-            # Under a new name this server would find nothing that is wanted of it, and take its exports down.
+        )
+        for name in sorted(self._former):
+            await self._check_former(name)
+
+    async def _check_former(self, name: str) -> None:
+        """Sees to it that no agent speaks for this server by another name, as after it was renamed.
+
+        Raises:
+            NameTaken: when one does.
+            StillThere: when one did a moment ago: what it holds runs out soon.
+        """
+        try:
+            body = await asyncio.to_thread(self._client.get, LEASE, agent_lease(name), self._namespace)
+        except NotFound:
+            return
+        lease = leases.parse(body)
+        before, self._seen[name] = self._seen.get(name), lease
+        if before is not None and before != lease:
             raise NameTaken(
-                f"this server is FlashNode {others[0]} already: run the agent with --node {others[0]}, or delete that "
-                "FlashNode once its volumes and attachments are dealt with"
+                f"this server is FlashNode {name} already, and an agent runs by that name: run this one with --node "
+                f"{name}; or another server has the same system UUID, {self._observer.system_uuid}"
             )
+        if lease.holder and lease.renewed and (datetime.now(UTC) - lease.renewed).total_seconds() < lease.seconds:
+            raise StillThere(
+                f"this server was FlashNode {name} a moment ago: waiting whether an agent runs by that name"
+            )
+        log.warning("this server was FlashNode %s and is %s now: its volumes follow", name, self._node)
 
     def _check_name(self) -> None:
         node = self.feed.of(FlashNode).get(self._node)
@@ -158,7 +175,21 @@ class Agent:
 
     async def plan_now(self) -> Plan:
         """Observes, and plans without doing anything."""
-        return self.plan(await asyncio.to_thread(self._observer.observe, self._asked_about()))
+        plan = self.plan(await self._observe())
+        if self._wants_thorough(plan):
+            plan = self.plan(await self._observe())
+        return plan
+
+    async def _observe(self) -> Observation:
+        return await asyncio.to_thread(
+            self._observer.observe, self._asked_about(), busy=self.jobs.busy, thorough=self._thorough
+        )
+
+    def _wants_thorough(self, plan: Plan) -> bool:
+        """Whether there are SSDs now that must be read more thoroughly than they were."""
+        before = self._thorough
+        self._thorough = frozenset(ssd for ssd, selection in plan.selected.items() if selection.thorough)
+        return not self._thorough <= before
 
     async def _register(self) -> None:
         """Sees to it that this server has a FlashNode, and that it is this server's.
@@ -193,49 +224,92 @@ class Agent:
         except (HostError, OSError, ValueError) as error:
             self._tries += 1
             log.warning("this server cannot be read, nothing is changed on it: %s: %s", type(error).__name__, error)
-            return self._retry_delay()
+            return RETRY_SECONDS[min(self._tries, len(RETRY_SECONDS)) - 1]
 
     async def _pass(self, node: FlashNode) -> float:
-        observation = await asyncio.to_thread(self._observer.observe, self._asked_about())
-        plan = self.plan(observation)
-        ran = False
-        if not node.spec.paused:
-            ran = await self._record_and_apply(plan, observation)
-        if ran:
-            observation = await asyncio.to_thread(self._observer.observe, self._asked_about())
-            plan = self.plan(observation)
+        await self._look_for_former()
+        for number in range(ROUNDS):
+            observation = await self._observe()
+            plan = await self._confirmed(observation)
+            if self._wants_thorough(plan):
+                continue
+            if number == ROUNDS - 1 or node.spec.paused or not await self._record_and_apply(plan, observation):
+                break
         await self._report(node, observation, plan)
         return self._next(plan, paused=node.spec.paused)
+
+    def _ended(self, group: str) -> None:
+        """A job has ended: its SSD is read anew."""
+        self._observer.forget(group)
+        self.feed.changed.set()
 
     def machine_changed(self, event: uevents.Uevent | None) -> None:
         """A device came, went or changed: look again, and read its disk again."""
         self._observer.forget_device(event.name if event is not None else None)
+        if event is not None and event.reported:
+            self._observer.forget_health()
         self.feed.changed.set()
 
-    def plan(self, observation: Observation) -> Plan:
-        """What there is to do, without doing it."""
+    async def _confirmed(self, observation: Observation) -> Plan:
+        """The plan, new bytes in it only where the controller that leads now says so.
+
+        A controller that was frozen while another took over, and goes on, may still have placed something. The Lease is
+        read after the placement was seen: whoever leads by then is the only one whose word counts.
+        """
+        plan = self.plan(observation)
+        if not any(step.new_bytes for step in plan.carve.steps):
+            return plan
+        try:
+            body = await asyncio.to_thread(self._client.get, LEASE, LEADER_LEASE, self._namespace)
+        except NotFound:
+            return self.plan(observation, leader="")
+        return self.plan(observation, leader=leases.parse(body).holder)
+
+    def plan(self, observation: Observation, *, leader: str | None = None) -> Plan:
+        """What there is to do, without doing it. `leader`: whose word gives volumes new bytes; None: anybody's."""
         volumes = list(self.feed.of(FlashVolume).values())
+        node = self.feed.of(FlashNode).get(self._node)
+        pools = self.feed.of(FlashPool)
+        selected = self._selected(observation)
+        given_up = {
+            subject: failure.words
+            for subject, failure in self.jobs.failures.items()
+            if failure.tries >= GIVE_UP and isinstance(failure.step, CarvePartition)
+        }
+        lost_claims = {
+            ssd: failure.words
+            for ssd, failure in self.jobs.failures.items()
+            if failure.tries >= GIVE_UP and isinstance(failure.step, ClaimSsd)
+        }
+        given_up |= {
+            volume.spec.id: lost_claims[volume.status.ssd]
+            for volume in volumes
+            if volume.spec.id and volume.status.ssd in lost_claims
+        }
         carve = plan_volumes(
             observation.disks,
             observation.owners,
-            self._selected(observation),
-            volume_wishes(volumes),
+            selected,
+            volume_wishes(volumes, pools, leader=leader, given_up=given_up),
+            admin_requests(node) if node is not None else None,
         )
         export = plan_exports(
-            export_wishes(volumes, observation.partitions),
+            export_wishes(volumes, observation.partitions, observation.sizes),
             observation.nvmet,
             addresses=observation.addresses,
             internal=observation.internal,
             listening=observation.listening,
         )
         connect = plan_connections(self.feed.of(FlashAttachment).values(), observation.connections)
-        return Plan(carve, export, connect)
+        return Plan(carve, export, connect, selected)
 
-    def _selected(self, observation: Observation) -> dict[str, str]:
+    def _selected(self, observation: Observation) -> dict[str, Selection]:
         """The pool of each SSD of this server that a pool selects, by SSD id."""
         node = self.feed.of(Node).get(self._node)
         labels = node.metadata.labels if node is not None else None
-        return selected_by(report_ssds(observation, {}), self.feed.of(FlashPool).values(), labels)
+        known = self.feed.of(FlashNode).get(self._node)
+        neighbours = self._neighbours.of(known) if known is not None else {}
+        return selected_by(report_ssds(observation, {}, {}), self.feed.of(FlashPool).values(), labels, neighbours)
 
     def _asked_about(self) -> frozenset[str]:
         """Ids of volumes whose holders matter: an attachment at this server is being deleted."""
@@ -243,22 +317,29 @@ class Agent:
         return frozenset(item.status.volume_id for item in attachments if item.deleting and item.status.volume_id)
 
     async def _record_and_apply(self, plan: Plan, observation: Observation) -> bool:
-        """Records port numbers first; then runs the steps that need no record. Whether anything ran."""
+        """Records port numbers first; then begins the steps that need no record. Whether any was begun."""
         for key, volume in self.feed.of(FlashVolume).items():
             if any(owner == key for owner, _ in plan.export.records):
                 await self._report_volume(volume, observation, plan)
         doubt = self._doubt(observation)
-        steps = [step for step in plan.steps if not (doubt and isinstance(step, TAKING_DOWN))]
+        steps = [step for step in plan.steps if not (doubt and step.takes_down)]
         if len(steps) < len(plan.steps):
             log.warning("nothing is taken down or wiped: %s", doubt)
-        if not steps:
-            self._failures = {}
-            return False
-        self._failures = await asyncio.to_thread(self._apply, steps)
-        return True
+        wanted = {volume.spec.id for volume in self.feed.of(FlashVolume).values() if volume.spec.id}
+        self.jobs.forget_all_but({*wanted, *(name for step in plan.steps for name in (step.subject, step.group))})
+        return await self.jobs.run(self.jobs.due(steps), PATIENCE)
+
+    async def _look_for_former(self) -> None:
+        """After this server was renamed: whether volumes are still placed on it by its former name."""
+        for name in sorted(self._former):
+            selector = f"status.nodeName={name}"
+            if not await asyncio.to_thread(self._client.list, FlashVolume.info, selector):
+                self._former -= {name}
 
     def _doubt(self, observation: Observation) -> str:
         """Why an object's absence says nothing now; empty when it does."""
+        if self._former:
+            return f"this server was {', '.join(sorted(self._former))}, and its volumes are still placed there"
         if self.feed.unreadable:
             return f"objects do not fit their schema: {', '.join(sorted(self.feed.unreadable))}"
         for ssd, disk in observation.disks.items():
@@ -267,32 +348,19 @@ class Agent:
                 return f"SSD {ssd} of this server belongs to cluster {disk.label.cluster_id}: is this the right one?"
         return ""
 
-    def _apply(self, steps: Sequence[Step]) -> dict[str, str]:
-        """Runs the steps in order. A failed one ends its own group (an SSD, export or connection), not the others."""
-        failures: dict[str, str] = {}
-        for step in steps:
-            group = group_of(step)
-            if group in failures:
-                continue
-            log.info("%s", step.describe())
-            try:
-                self._executor.apply(step)
-            except (HostError, OSError, ValueError) as error:
-                log.warning("failed: %s: %s", step.describe(), error)
-                failures[group] = str(error)
-        return failures
-
     async def _report(self, node: FlashNode, observation: Observation, plan: Plan) -> None:
-        pools = self._selected(observation)
         now = datetime.now(UTC)
-        written = report_node(node, observation, pools, self._public, now)
+        volumes = list(self.feed.of(FlashVolume).values())
+        known = {volume.spec.id: volume.key for volume in volumes if volume.spec.id}
+        ahead = report_plan(plan.steps, plan.carve.denied, self.jobs)
+        written = report_node(node, observation, plan.selected, known, plan=ahead, public_key=self._public, now=now)
         if written is not None and await self.feed.send(written):
             await self._tell_changes(node)
-        for volume in list(self.feed.of(FlashVolume).values()):
+        for volume in volumes:
             await self._report_volume(volume, observation, plan)
         for attachment in list(self.feed.of(FlashAttachment).values()):
             nqn = attachment.status.fabric.nqn if attachment.status.fabric else ""
-            await self._send(report_attachment(attachment, observation, self._failures.get(nqn, ""), now))
+            await self._send(report_attachment(attachment, observation, self.jobs.words(nqn), now))
 
     async def _tell_changes(self, node: FlashNode) -> None:
         """An event about pairs that changed since `node` was read. The first that were ever seen are no change."""
@@ -327,44 +395,39 @@ class Agent:
                 exported[attachment] = record
         for name, record in exported.items():
             wanted = volume.status.wanted.get(name)
-            failure = self._failures.get(wanted.nqn, "") if wanted is not None and not record.ready else ""
+            failure = self.jobs.words(wanted.nqn) if wanted is not None and not record.ready else ""
             if failure:
                 exported[name] = Exported(uid=record.uid, portals=record.portals, message=failure)
-        await self._send(
-            report_volume(
-                volume,
-                observation,
-                exported=exported,
-                refused=plan.carve.refused.get(volume.key, ""),
-                waiting=plan.carve.waiting.get(volume.key, ""),
-                failure=self._failures.get(volume.status.ssd or "", ""),
-                now=datetime.now(UTC),
-            )
+        resizing = {step.nqn for step in plan.export.steps if isinstance(step, RevalidateNamespace)}
+        ours, ssd = volume.spec.id or "", volume.status.ssd or ""
+        running = self.jobs.running(ours)
+        state = VolumeState(
+            refused=plan.carve.refused.get(volume.key, ""),
+            missing=plan.carve.missing.get(volume.key, ""),
+            waiting=plan.carve.waiting.get(volume.key, ""),
+            cramped=plan.carve.cramped.get(volume.key, ""),
+            failure=self.jobs.words(ours, ssd),
+            progress=running.words if running is not None else "",
+            unseen=any(wanted.nqn in resizing for wanted in volume.status.wanted.values()),
         )
+        await self._send(report_volume(volume, observation, state, exported=exported, now=datetime.now(UTC)))
 
     async def _send(self, write: Write | None) -> None:
         if write is not None:
             await self.feed.send(write)
 
-    def _retry_delay(self) -> float:
-        return RETRY_SECONDS[min(self._tries, len(RETRY_SECONDS)) - 1]
-
     def _next(self, plan: Plan, *, paused: bool) -> float:
-        if not self._failures:
-            self._tries = 0
-        if self._failures and not paused:
-            self._tries += 1
-            return self._retry_delay()
-        if not paused and (plan.steps or plan.carve.waiting or self._asked_about()):
-            return WAIT_SECONDS  # nobody tells when a file system is unmounted
-        return RESYNC_SECONDS
-
-
-def group_of(step: Step) -> str:
-    """What a step belongs to: its export or connection (the NQN), else its SSD."""
-    if isinstance(step, ExportStep | Connect | Disconnect):
-        return step.nqn
-    return str(getattr(step, "ssd", ""))
+        self._tries = 0
+        if paused:
+            return RESYNC_SECONDS
+        waits = [RESYNC_SECONDS]
+        if (again := self.jobs.next_try()) is not None:
+            waits.append(max(again, 0.1))
+        elif plan.steps:
+            waits.append(WAIT_SECONDS)
+        if plan.carve.waiting or self._asked_about() or self.jobs.busy or self._former:
+            waits.append(WAIT_SECONDS)  # nobody tells when a file system is unmounted
+        return min(waits)
 
 
 async def main(agent: Agent, lease: Lease, cluster_id: str | None, stop: asyncio.Event) -> int:
@@ -392,9 +455,13 @@ async def main(agent: Agent, lease: Lease, cluster_id: str | None, stop: asyncio
 
 async def _started(agent: Agent, cluster_id: str | None, stop: asyncio.Event) -> bool:
     """Starts the agent, waiting for an API server that does not answer. False when `stop` came first."""
-    for delay in itertools.chain(runtime.BACKOFF, itertools.repeat(runtime.BACKOFF[-1])):
+    for backoff in itertools.chain(runtime.BACKOFF, itertools.repeat(runtime.BACKOFF[-1])):
+        delay = backoff
         try:
             await agent.start(cluster_id)
+        except StillThere as error:
+            log.warning("%s", error)
+            delay = HEARTBEAT_SECONDS
         except (Unreachable, ServerError) as error:
             log.warning("waiting for the API server: %s", error)
         else:

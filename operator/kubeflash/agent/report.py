@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
+from kubeflash.agent.jobs import Jobs
 from kubeflash.agent.observation import Observation
 from kubeflash.agent.pairs import SOUND, report_pairs
-from kubeflash.agent.wishes import is_released
+from kubeflash.agent.wishes import is_fresh, is_released
 from kubeflash.api.quantity import Quantity, human_bytes
 from kubeflash.api.v1alpha1 import (
     Exported,
@@ -22,14 +25,18 @@ from kubeflash.api.v1alpha1 import (
     Nearest,
     NodePair,
     NodeSummary,
+    PlannedStep,
     Ssd,
 )
-from kubeflash.domain.allocation import Span, free_spans
-from kubeflash.domain.carving import SsdState, judge, volumes_of
+from kubeflash.domain.allocation import Span, align_up, free_spans
+from kubeflash.domain.carving import Selection, SsdState, is_ours, judge, labelled, own_volumes, volumes_of
 from kubeflash.domain.conditions import Finding, false, merge, true
 from kubeflash.domain.connecting import view_attachment
+from kubeflash.domain.disk import Partition
+from kubeflash.domain.ledger import granted
 from kubeflash.domain.names import partition_link
 from kubeflash.domain.pairs import best_of
+from kubeflash.domain.steps import Step, WipeSsd
 from kubeflash.host.gpus import NO_GPU_FACTS, GpuFacts
 from kubeflash.host.inventory import Inventory
 from kubeflash.host.nvme import NvmeSsd
@@ -51,23 +58,36 @@ NODE_FIELDS = (
     "pairs",
     "best",
     "switched",
+    "plan",
     "summary",
 )
 VOLUME_FIELDS = ("bytes", "device", "refused", "exported")
 ATTACHMENT_FIELDS = ("device",)
 
 
-def report_ssds(observation: Observation, pools: Mapping[str, str]) -> list[Ssd]:
-    """The local SSDs with what is on them. `pools` names the pool of each selected SSD."""
-    return [_ssd(ssd, observation, pools.get(ssd.id)) for ssd in observation.inventory.ssds]
+PLAN_STEPS = 1024
+"""Steps that a FlashNode lists at the most."""
 
 
-def _ssd(ssd: NvmeSsd, observation: Observation, pool: str | None) -> Ssd:
-    disk = observation.disks[ssd.id]
-    verdict = judge(disk, observation.owners[ssd.id])
-    volumes = volumes_of(disk.table)
-    free = free_spans(ssd.bytes, [Span(part.start, part.bytes) for part in volumes])
-    usable = pool is not None and verdict.state is not SsdState.FOREIGN
+def report_ssds(observation: Observation, selected: Mapping[str, Selection], known: Mapping[str, str]) -> list[Ssd]:
+    """The local SSDs with what is on them.
+
+    Args:
+        observation: what is.
+        selected: the pool of each selected SSD, by SSD id.
+        known: the volumes of this server: namespace/name by volume id.
+    """
+    return [_ssd(ssd, observation, selected.get(ssd.id), known) for ssd in observation.inventory.ssds]
+
+
+def _ssd(ssd: NvmeSsd, observation: Observation, selection: Selection | None, known: Mapping[str, str]) -> Ssd:
+    disk, owner = observation.disks[ssd.id], observation.owners[ssd.id]
+    verdict = judge(disk, owner)
+    volumes = own_volumes(disk, owner)
+    free = free_spans(
+        ssd.bytes, [Span(part.start, part.bytes) for part in volumes], selection.reserve if selection else 0
+    )
+    usable = selection is not None and verdict.state is not SsdState.FOREIGN
     health = observation.health.get(ssd.id)
     return Ssd(
         **to_location(ssd.pci).model_dump(),
@@ -79,12 +99,29 @@ def _ssd(ssd: NvmeSsd, observation: Observation, pool: str | None) -> Ssd:
         namespace_id=ssd.namespace_id,
         state=verdict.state.value,
         reason=verdict.reason,
-        pool=pool,
+        labelled=labelled(disk, owner),
+        failing="; ".join(_failing(ssd.id, observation)),
+        fingerprint=disk.fingerprint or None,
+        pool=selection.pool if selection is not None else None,
         health=health.lasting if health is not None else None,
         free=Quantity(sum(span.bytes for span in free)) if usable else None,
         largest=Quantity(max((span.bytes for span in free), default=0)) if usable else None,
-        volumes=[Extent(id=part.uuid, number=part.number, start=part.start, bytes=part.bytes) for part in volumes],
+        volumes=[
+            Extent(id=part.uuid, number=part.number, start=part.start, bytes=part.bytes, volume=known.get(part.uuid))
+            for part in volumes
+        ],
     )
+
+
+def _failing(ssd: str, observation: Observation) -> Iterator[str]:
+    """Why an SSD should get no new volumes, though it works."""
+    health, errors = observation.health.get(ssd), observation.errors.get(ssd, 0)
+    if health is not None:
+        yield from (f"SMART: {words}" for words in health.critical)
+    if observation.disks[ssd].read_only:
+        yield "the kernel has it read-only: it is worn out, or write-protected"
+    if errors:
+        yield f"{errors} I/O error{'s' if errors > 1 else ''} since it was plugged in or the server booted: see dmesg"
 
 
 def report_gpus(inventory: Inventory, pairs: Sequence[NodePair]) -> list[Gpu]:
@@ -108,12 +145,58 @@ def _gpu(gpu: PciDevice, facts: GpuFacts, nearest: Mapping[str, Nearest]) -> Gpu
     )
 
 
+def report_plan(steps: Sequence[Step], denied: Mapping[str, str], jobs: Jobs) -> list[PlannedStep]:
+    """What is still to be done, what runs first; and what an admin asked for and is not done.
+
+    Args:
+        steps: what the plan says.
+        denied: by SSD or volume id, why what an admin asked for is not done.
+        jobs: what runs, and what failed.
+    """
+    found: list[PlannedStep] = []
+    under_way = jobs.under_way()
+    for step in (*under_way, *(step for step in steps if step not in under_way)):
+        running = jobs.running(step.subject)
+        if running is not None and running.step == step:
+            found.append(_planned(step, "Running", running.words))
+        elif step not in under_way and jobs.words(step.subject, step.group):
+            found.append(_planned(step, "Failed", jobs.words(step.subject, step.group)))
+        else:
+            found.append(_planned(step, "Pending", ""))
+    found += [
+        PlannedStep(step=WipeSsd.__name__, what=f"wipe {name}", state="Failed", message=words)
+        for name, words in denied.items()
+    ]
+    return found[:PLAN_STEPS]
+
+
+def _planned(step: Step, state: Literal["Pending", "Running", "Failed"], words: str) -> PlannedStep:
+    return PlannedStep(step=type(step).__name__, what=step.describe(), expects=step.expects, state=state, message=words)
+
+
 def report_node(
-    node: FlashNode, observation: Observation, pools: Mapping[str, str], public_key: str, now: datetime
+    node: FlashNode,
+    observation: Observation,
+    selected: Mapping[str, Selection],
+    known: Mapping[str, str],
+    *,
+    plan: Sequence[PlannedStep],
+    public_key: str,
+    now: datetime,
 ) -> Apply | None:
-    """The server's own status; None when it says so already."""
+    """The server's own status; None when it says so already.
+
+    Args:
+        node: its FlashNode.
+        observation: what is.
+        selected: the pool of each selected SSD, by SSD id.
+        known: the volumes of this server: namespace/name by volume id.
+        plan: what `report_plan` made.
+        public_key: the agent's.
+        now: the time.
+    """
     inventory = observation.inventory
-    ssds = report_ssds(observation, pools)
+    ssds = report_ssds(observation, selected, known)
     pairs = report_pairs(node, inventory, ssds, now)
     gpus = report_gpus(inventory, pairs.pairs)
     generation = node.metadata.generation
@@ -129,6 +212,7 @@ def report_node(
         pairs=pairs.pairs,
         best=pairs.best,
         switched=inventory.switched,
+        plan=list(plan),
         summary=_summary(gpus, ssds, inventory),
     )
     findings = [_ready(node, observation), pairs.sound]
@@ -140,10 +224,12 @@ def report_node(
 def _ready(node: FlashNode, observation: Observation) -> Finding:
     if node.spec.paused:
         return true("Ready", "Paused", "spec.paused: the agent observes and reports, and changes nothing")
-    worn = [f"SSD {ssd}: {'; '.join(said.critical)}" for ssd, said in observation.health.items() if said.critical]
+    worn = [f"SSD {ssd}: {'; '.join(why)}" for ssd in observation.disks if (why := list(_failing(ssd, observation)))]
     problems = [*observation.inventory.problems, *worn]
     if problems:
         return true("Ready", "Problems", "; ".join(problems))
+    if node.spec.maintenance:
+        return true("Ready", "Maintenance", "spec.maintenance: nothing new is placed here; what is there works on")
     return true("Ready", "AgentRunning")
 
 
@@ -157,17 +243,39 @@ def _summary(gpus: list[Gpu], ssds: list[Ssd], inventory: Inventory) -> NodeSumm
         neighbours=f"{len(distances)}/{len(gpus)}{farthest}",
         free=human_bytes(sum(ssd.free or 0 for ssd in ssds)),
         pools=",".join(sorted({ssd.pool for ssd in ssds if ssd.pool})) or "-",
+        orphans=sum(extent.volume is None for ssd in ssds if ssd.labelled is None for extent in ssd.volumes),
     )
+
+
+@dataclass(frozen=True)
+class VolumeState:
+    """What the plan and the jobs say of one volume; each is empty when there is nothing to say.
+
+    Attributes:
+        refused: why this server will not carve it.
+        missing: its bytes were there, and are not any more.
+        waiting: what it waits for.
+        cramped: why it cannot grow.
+        failure: what the last try said.
+        progress: how far what runs is.
+        unseen: it has grown, and an export does not show that yet: its size is not reported before.
+    """
+
+    refused: str = ""
+    missing: str = ""
+    waiting: str = ""
+    cramped: str = ""
+    failure: str = ""
+    progress: str = ""
+    unseen: bool = False
 
 
 def report_volume(
     volume: FlashVolume,
     observation: Observation,
+    state: VolumeState,
     *,
     exported: Mapping[str, Exported],
-    refused: str,
-    waiting: str,
-    failure: str,
     now: datetime,
 ) -> Apply | None:
     """One volume placed on this server; None when its status says so already.
@@ -175,36 +283,56 @@ def report_volume(
     Args:
         volume: the volume.
         observation: what is.
+        state: what the plan and the jobs say of it.
         exported: the exports that this server has of it, by attachment.
-        refused: why this server will not carve it; empty when it will.
-        waiting: what it waits for.
-        failure: what the last try said.
         now: the time.
     """
-    disk = observation.disks.get(volume.status.ssd or "")
-    part = next((item for item in volumes_of(disk.table) if item.uuid == volume.spec.id), None) if disk else None
+    part = _partition(volume, observation)
     shown = volume.spec.id in observation.partitions
     status = FlashVolumeStatus(exported=dict(exported))
+    before = volume.status.bytes
     if part is not None and shown:
-        update = {"bytes": part.bytes, "device": partition_link(part.uuid)}
-        status = status.model_copy(update=update)
-    if refused and volume.status.ssd:
-        status = status.model_copy(update={"refused": {volume.status.ssd: refused}})
-    if is_released(volume):
-        words = failure or waiting or "it is wiped and removed"
-        gone = is_gone(volume, observation)
-        carved = (
-            false("Carved", "Released", "its bytes are wiped and free") if gone else false("Carved", "Releasing", words)
-        )
-    elif part is not None and shown:
-        carved = true("Carved", "Carved", f"partition {part.number}, {part.bytes} bytes at {part.start}")
-    elif refused:
-        carved = false("Carved", "Refused", refused)
-    else:
-        carved = false("Carved", "CarveFailed" if failure else "Carving", failure or waiting or "it is being carved")
+        count = before if state.unseen and before is not None else part.bytes
+        status = status.model_copy(update={"bytes": count, "device": partition_link(part.uuid)})
+    elif before is not None and not (is_released(volume) and is_gone(volume, observation)):
+        status = status.model_copy(update={"bytes": before})  # what was once carved is never made anew
+    if state.refused and volume.status.ssd:
+        status = status.model_copy(update={"refused": {volume.status.ssd: state.refused}})
+    carved = _carved(volume, observation, state, part if shown else None)
     conditions = merge(volume.status.conditions, [carved], generation=volume.metadata.generation, now=now)
     intent = status_json(status, VOLUME_FIELDS, conditions)
     return Apply(volume, intent, MANAGER) if differs(volume.status, intent, VOLUME_FIELDS, ("Carved",)) else None
+
+
+def _partition(volume: FlashVolume, observation: Observation) -> Partition | None:
+    """The volume's partition, on an SSD that is this cluster's and this server's."""
+    ssd = volume.status.ssd or ""
+    disk = observation.disks.get(ssd)
+    if disk is None or not is_ours(disk, observation.owners[ssd]):
+        return None
+    return next((item for item in volumes_of(disk.table) if item.uuid == volume.spec.id), None)
+
+
+def _carved(volume: FlashVolume, observation: Observation, state: VolumeState, part: Partition | None) -> Finding:
+    """What is so about the volume's bytes."""
+    words = "; ".join(filter(None, (state.failure or state.waiting, state.progress)))
+    if is_released(volume):
+        if is_gone(volume, observation):
+            return false("Carved", "Released", "its bytes are wiped and free")
+        return false("Carved", "Releasing", words or "it is wiped and removed")
+    if part is not None:
+        where = f"partition {part.number}, {part.bytes} bytes at {part.start}"
+        if align_up(granted(volume)) > part.bytes:
+            why = state.cramped or state.failure
+            reason = "CannotGrow" if why else "Growing"
+            return true("Carved", reason, f"{where}; {why or 'it is growing'}")
+        return true("Carved", "Carved", where)
+    if state.missing:
+        return false("Carved", "Missing", f"{state.missing}. Its data is gone: delete the volume and make another")
+    if state.refused:
+        return false("Carved", "Refused", state.refused)
+    fallback = "it is being carved" if is_fresh(volume) else "its SSD is looked at"
+    return false("Carved", "CarveFailed" if state.failure else "Carving", words or fallback)
 
 
 def is_gone(volume: FlashVolume, observation: Observation) -> bool:

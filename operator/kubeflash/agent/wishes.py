@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from kubeflash.api.v1alpha1 import FlashPool, FlashVolume, Ssd
-from kubeflash.domain.carving import VolumeWish
+from kubeflash.api.v1alpha1 import FlashNode, FlashPool, FlashVolume, Ssd
+from kubeflash.domain.carving import Requests, Selection, VolumeWish
 from kubeflash.domain.exporting import ExportWish
-from kubeflash.domain.pools import owner_of
+from kubeflash.domain.ledger import granted
+from kubeflash.domain.pools import needs_thorough, owner_of
 
 
 def selected_by(
-    ssds: Iterable[Ssd], pools: Iterable[FlashPool], node_labels: Mapping[str, str] | None
-) -> dict[str, str]:
-    """The pool of each SSD that a pool selects on this server, by SSD id."""
+    ssds: Iterable[Ssd],
+    pools: Iterable[FlashPool],
+    node_labels: Mapping[str, str] | None,
+    neighbours: Mapping[str, int],
+) -> dict[str, Selection]:
+    """The pool of each SSD that a pool selects on this server, by SSD id.
+
+    Args:
+        ssds: the server's SSDs.
+        pools: all pools.
+        node_labels: labels of its Node; None where it has none.
+        neighbours: by SSD id, of how many GPUs it is a neighbour.
+    """
     known = list(pools)
-    owners = {ssd.id: owner_of(ssd, known, node_labels) for ssd in ssds}
-    return {ssd: pool.metadata.name for ssd, pool in owners.items() if pool is not None}
+    found: dict[str, Selection] = {}
+    for ssd in ssds:
+        pool = owner_of(ssd, known, node_labels, neighbour=neighbours.get(ssd.id, 0) > 0)
+        if pool is not None:
+            name, reserve = pool.metadata.name, pool.spec.reserve_percent
+            found[ssd.id] = Selection(name, reserve, thorough=needs_thorough(pool, ssd))
+    return found
 
 
 def is_released(volume: FlashVolume) -> bool:
@@ -24,24 +40,54 @@ def is_released(volume: FlashVolume) -> bool:
     return volume.deleting and bool(volume.status.release)
 
 
-def volume_wishes(volumes: Iterable[FlashVolume]) -> list[VolumeWish]:
-    """What the volumes placed on this server want of its SSDs."""
+def is_fresh(volume: FlashVolume) -> bool:
+    """Whether it may be made: the controller gave it its id, and it was never carved."""
+    return volume.status.id == volume.spec.id and volume.status.bytes is None
+
+
+def volume_wishes(
+    volumes: Iterable[FlashVolume],
+    pools: Mapping[str, FlashPool],
+    *,
+    leader: str | None = None,
+    given_up: Mapping[str, str] | None = None,
+) -> list[VolumeWish]:
+    """What the volumes placed on this server want of its SSDs.
+
+    Args:
+        volumes: the volumes.
+        pools: the pools by name, which say how to wipe.
+        leader: the controller that leads; None where that does not matter.
+        given_up: by volume id, why it is no use trying to carve it here any more.
+    """
     return [
         VolumeWish(
             key=volume.key,
             id=volume.spec.id,
             ssd=volume.status.ssd,
-            bytes=volume.spec.size,
+            bytes=granted(volume),
             released=is_released(volume),
             exported=bool(volume.status.exported or volume.status.wanted),
+            fresh=is_fresh(volume),
+            confirmed=leader is None or volume.status.granted_by == leader,
+            wipe=pools[volume.spec.pool].spec.wipe if volume.spec.pool in pools else "Zero",
+            given_up=(given_up or {}).get(volume.spec.id, ""),
         )
         for volume in volumes
         if volume.spec.id is not None and volume.status.ssd is not None
     ]
 
 
-def export_wishes(volumes: Iterable[FlashVolume], partitions: Mapping[str, str]) -> list[ExportWish]:
-    """The exports that are wanted or recorded on this server."""
+def export_wishes(
+    volumes: Iterable[FlashVolume], partitions: Mapping[str, str], sizes: Mapping[str, int]
+) -> list[ExportWish]:
+    """The exports that are wanted or recorded on this server.
+
+    Args:
+        volumes: the volumes placed on it.
+        partitions: kernel name of each volume's partition, by volume id.
+        sizes: its bytes, by volume id.
+    """
     return [
         ExportWish(
             volume=volume.key,
@@ -50,8 +96,19 @@ def export_wishes(volumes: Iterable[FlashVolume], partitions: Mapping[str, str])
             wanted=volume.status.wanted.get(name),
             recorded=volume.status.exported.get(name),
             carved=volume.spec.id in partitions,
+            grown=volume.status.bytes is not None and volume.status.bytes < sizes.get(volume.spec.id, 0),
         )
         for volume in volumes
         if volume.spec.id is not None
         for name in sorted({*volume.status.wanted, *volume.status.exported})
     ]
+
+
+def admin_requests(node: FlashNode) -> Requests:
+    """What an admin asks of this server by name, and the controller's word on SSDs that moved here."""
+    wipe = node.spec.wipe
+    return Requests(
+        wipe_ssds=dict(wipe.ssds) if wipe is not None else {},
+        wipe_orphans=dict(wipe.orphans) if wipe is not None else {},
+        moved=dict(node.status.moved),
+    )

@@ -12,9 +12,9 @@ from kubeflash.api.v1alpha1 import (
     FlashVolume,
     SealedKeys,
 )
-from kubeflash.controller.snapshot import Snapshot
 from kubeflash.controller.volumes import MANAGER, consumer_is_gone
 from kubeflash.domain import dhchap
+from kubeflash.domain.cluster import Cluster
 from kubeflash.domain.conditions import Finding, false, find, holds, merge, true
 from kubeflash.domain.dhchap import DhchapKeys
 from kubeflash.domain.names import export_identity
@@ -25,20 +25,20 @@ FIELDS = ("observedGeneration", "path", "volumeId", "fabric", "keys")
 CONDITIONS = ("Ready", "Exported")
 
 
-def reconcile_attachment(attachment: FlashAttachment, snapshot: Snapshot) -> list[Write]:
+def reconcile_attachment(attachment: FlashAttachment, cluster: Cluster) -> list[Write]:
     """What to write for one attachment."""
     if FINALIZER not in attachment.metadata.finalizers:
         if attachment.deleting:
             return []
         body = {"metadata": {"finalizers": sorted({*attachment.metadata.finalizers, FINALIZER})}}
         return [Patch(attachment, body)]
-    volume = snapshot.volumes.get(f"{attachment.metadata.namespace}/{attachment.spec.volume}")
-    if attachment.deleting and _is_over(attachment, volume, snapshot):
+    volume = cluster.volumes.get(f"{attachment.metadata.namespace}/{attachment.spec.volume}")
+    if attachment.deleting and _is_over(attachment, volume, cluster):
         finalizers = [name for name in attachment.metadata.finalizers if name != FINALIZER]
         return [Patch(attachment, {"metadata": {"finalizers": finalizers}})]
-    status, findings = _decide(attachment, volume, snapshot)
+    status, findings = _decide(attachment, volume, cluster)
     generation = attachment.metadata.generation
-    conditions = merge(attachment.status.conditions, findings, generation=generation, now=snapshot.now)
+    conditions = merge(attachment.status.conditions, findings, generation=generation, now=cluster.now)
     intent = status_json(status.model_copy(update={"observed_generation": generation}), FIELDS, conditions)
     if not differs(attachment.status, intent, FIELDS, CONDITIONS):
         return []
@@ -46,22 +46,24 @@ def reconcile_attachment(attachment: FlashAttachment, snapshot: Snapshot) -> lis
     return [Apply(attachment, intent, MANAGER, guarded=True)]
 
 
-def _is_over(attachment: FlashAttachment, volume: FlashVolume | None, snapshot: Snapshot) -> bool:
+def _is_over(attachment: FlashAttachment, volume: FlashVolume | None, cluster: Cluster) -> bool:
     if attachment.status.path is None:
         return True
     if attachment.status.path == "Local":
+        if attachment.spec.node_name in cluster.purged or (volume is not None and volume.status.lost is not None):
+            return True
         connected = find(attachment.status.conditions, "Connected")
         return connected is not None and connected.reason == "Disconnected"
-    if volume is None:
-        return consumer_is_gone(attachment, snapshot)
+    if volume is None or volume.status.lost is not None:  # a server that is lost for good exports nothing
+        return consumer_is_gone(attachment, cluster)
     name = attachment.metadata.name
     exported = volume.status.exported.get(name)
     mine = exported is not None and exported.uid == attachment.metadata.uid
-    return consumer_is_gone(attachment, snapshot) and name not in volume.status.wanted and not mine
+    return consumer_is_gone(attachment, cluster) and name not in volume.status.wanted and not mine
 
 
 def _decide(
-    attachment: FlashAttachment, volume: FlashVolume | None, snapshot: Snapshot
+    attachment: FlashAttachment, volume: FlashVolume | None, cluster: Cluster
 ) -> tuple[FlashAttachmentStatus, list[Finding]]:
     before = FlashAttachmentStatus(
         path=attachment.status.path,
@@ -69,15 +71,15 @@ def _decide(
         fabric=attachment.status.fabric,
         keys=attachment.status.keys,
     )
-    waiting = _obstacle(attachment, volume, snapshot)
+    waiting = _obstacle(attachment, volume, cluster)
     if waiting is not None:
         return before, [waiting]
     assert volume is not None
     assert volume.status.node_name is not None
-    consumer, storage = snapshot.nodes[attachment.spec.node_name], snapshot.nodes[volume.status.node_name]
+    consumer, storage = cluster.nodes[attachment.spec.node_name], cluster.nodes[volume.status.node_name]
     if volume.status.node_name == attachment.spec.node_name:
         local = FlashAttachmentStatus(path="Local", volume_id=volume.spec.id)
-        return local, [_ready(attachment, snapshot)]
+        return local, [_ready(attachment, cluster)]
     try:
         keys = attachment.status.keys or _make_keys(storage, consumer)
     except SealBroken as error:
@@ -87,7 +89,7 @@ def _decide(
         for node, public in ((storage, keys.storage_key), (consumer, keys.consumer_key))
         if node.status.public_key != public
     ]
-    pool = snapshot.pools.get(volume.spec.pool)
+    pool = cluster.pools.get(volume.spec.pool)
     fabric = _fabric(attachment, volume, pool)
     status = FlashAttachmentStatus(path="Fabric", volume_id=volume.spec.id, fabric=fabric, keys=keys)
     exported = volume.status.exported.get(attachment.metadata.name)
@@ -97,10 +99,10 @@ def _decide(
     if not fabric.portals:
         words = exported.message if exported and exported.message else "the volume's server builds the export"
         return status, [false("Ready", "NotExported", words), false("Exported", "Exporting", words)]
-    return status, [_ready(attachment, snapshot), true("Exported", "Exported", ", ".join(fabric.portals))]
+    return status, [_ready(attachment, cluster), true("Exported", "Exported", ", ".join(fabric.portals))]
 
 
-def _obstacle(attachment: FlashAttachment, volume: FlashVolume | None, snapshot: Snapshot) -> Finding | None:
+def _obstacle(attachment: FlashAttachment, volume: FlashVolume | None, cluster: Cluster) -> Finding | None:
     """What keeps the attachment from being made at all."""
     if attachment.deleting:
         connected = find(attachment.status.conditions, "Connected")
@@ -110,30 +112,33 @@ def _obstacle(attachment: FlashAttachment, volume: FlashVolume | None, snapshot:
     name = attachment.spec.volume
     if volume is None:
         return false("Ready", "VolumeNotFound", f"there is no FlashVolume {name} in this namespace")
-    if attachment.spec.node_name not in snapshot.nodes:
-        known = ", ".join(sorted(snapshot.nodes)) or "none"
+    if attachment.spec.node_name not in cluster.nodes:
+        known = ", ".join(sorted(cluster.nodes)) or "none"
         return false("Ready", "NodeNotFound", f"there is no FlashNode {attachment.spec.node_name}; there are: {known}")
+    if volume.status.lost is not None:
+        message = f"FlashVolume {name} is lost with server {volume.status.lost.node_name}: delete both"
+        return false("Ready", "VolumeLost", message)
     if volume.deleting:
         return false("Ready", "VolumeDeleting", f"FlashVolume {name} is being deleted")
-    first = snapshot.attachments_by_volume[volume.key][0]
+    first = cluster.attachments_by_volume[volume.key][0]
     if first.metadata.uid != attachment.metadata.uid:
         message = (
             f"FlashVolume {name} is attached at server {first.spec.node_name} by {first.metadata.name}; "
             "one server at a time: delete that attachment first"
         )
         return false("Ready", "VolumeInUse", message)
-    if not holds(volume.status.conditions, "Carved") or volume.status.node_name not in snapshot.nodes:
+    if not holds(volume.status.conditions, "Carved") or volume.status.node_name not in cluster.nodes:
         ready = find(volume.status.conditions, "Ready")
         words = ready.message if ready is not None else "the controller has not looked at it yet"
         return false("Ready", "VolumeNotReady", f"FlashVolume {name} is not Ready: {words}")
     return None
 
 
-def _ready(attachment: FlashAttachment, snapshot: Snapshot) -> Finding:
+def _ready(attachment: FlashAttachment, cluster: Cluster) -> Finding:
     connected = find(attachment.status.conditions, "Connected")
     if connected is not None and connected.status == "True":
         return true("Ready", "Connected")
-    if attachment.spec.node_name not in snapshot.answering:
+    if attachment.spec.node_name not in cluster.answering:
         message = f"the agent on server {attachment.spec.node_name} does not answer"
         return false("Ready", "AgentSilent", message)
     if connected is None:

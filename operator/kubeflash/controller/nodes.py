@@ -1,24 +1,86 @@
-"""One FlashNode: the agent says everything about it but that the agent itself is silent."""
+"""One FlashNode: the agent says everything about it, but what it cannot know: that it is silent, lost, or renamed."""
 
 from __future__ import annotations
 
-from kubeflash.api.v1alpha1 import FlashNode
-from kubeflash.controller.snapshot import Snapshot
+from kubeflash.api.v1alpha1 import FINALIZER, FlashNode
 from kubeflash.controller.volumes import MANAGER
-from kubeflash.domain.conditions import Finding, find, merge
-from kubeflash.kube.writes import Apply, Write
+from kubeflash.domain.cluster import Cluster, is_purged
+from kubeflash.domain.conditions import Finding, false, find, merge, true
+from kubeflash.kube.writes import Apply, Patch, Write, differs, status_json
 
-REASON = "AgentSilent"
+FIELDS = ("moved",)
+SILENT = "AgentSilent"
+PURGED = "Purged"
 
 
-def reconcile_node(node: FlashNode, snapshot: Snapshot) -> list[Write]:
+def reconcile_node(node: FlashNode, cluster: Cluster) -> list[Write]:
+    """Its finalizer, SSDs that moved in, whether its agent is silent, and how far a purge is.
+
+    The finalizer keeps a FlashNode that volumes are placed on: its deletion says nothing about the server.
+    """
+    name = node.metadata.name
+    holds = [volume.key for volume in cluster.placed_on.get(name, [])]
+    wanted = bool(holds) and not node.deleting
+    if wanted != (FINALIZER in node.metadata.finalizers) and not (holds and node.deleting):
+        kept = [item for item in node.metadata.finalizers if item != FINALIZER]
+        return [Patch(node, {"metadata": {"finalizers": [*kept, FINALIZER] if wanted else kept}})]
+    findings = [*_ready(node, cluster, holds), *_purged(node, cluster, holds)]
+    conditions = merge(node.status.conditions, findings, generation=node.metadata.generation, now=cluster.now)
+    status = node.status.model_copy(update={"moved": moved_in(node, cluster)})
+    intent = status_json(status, FIELDS, conditions)
+    ours = tuple(finding.type for finding in findings)
+    stale = PURGED not in ours and find(node.status.conditions, PURGED) is not None
+    if not stale and not differs(node.status, intent, FIELDS, ours):
+        return []
+    return [Apply(node, intent, MANAGER)]
+
+
+def _ready(node: FlashNode, cluster: Cluster, holds: list[str]) -> list[Finding]:
     """Ready becomes Unknown when the agent's Lease goes stale; the agent itself makes it True again."""
-    if node.metadata.name in snapshot.answering:
+    name = node.metadata.name
+    if name in cluster.answering:
         return []
-    ready = find(node.status.conditions, "Ready")
-    if ready is not None and ready.reason == REASON:
-        return []
+    others = [
+        other.metadata.name
+        for other in cluster.by_uuid.get(node.status.system_uuid, [])
+        if other.metadata.name in cluster.answering
+    ]
+    if others:
+        words = f"this server is FlashNode {others[0]} now, and its volumes follow: delete this one then"
+        return [Finding("Ready", "Unknown", "Renamed", words)]
     words = "the agent does not renew its Lease: look at the agent and the server; I/O does not depend on it"
-    finding = Finding("Ready", "Unknown", REASON, words)
-    conditions = merge(node.status.conditions, [finding], generation=node.metadata.generation, now=snapshot.now)
-    return [Apply(node, {"conditions": [item.to_json() for item in conditions]}, MANAGER)]
+    if node.deleting and holds:
+        words += (
+            f". Deletion waits for {len(holds)} volumes; if the server is lost for good: kubectl flash purge {name}"
+        )
+    return [Finding("Ready", "Unknown", SILENT, words)]
+
+
+def _purged(node: FlashNode, cluster: Cluster, holds: list[str]) -> list[Finding]:
+    """How far an admin's word that the server is lost for good is carried out."""
+    if not is_purged(node):
+        return []
+    if node.metadata.name in cluster.answering:
+        words = "spec.purge says that this server is lost for good, and its agent answers: take it away again"
+        return [false(PURGED, "AgentAnswers", words)]
+    if holds:
+        return [false(PURGED, "Purging", f"{len(holds)} volumes are still placed here")]
+    return [true(PURGED, PURGED, "no volume is placed here any more: delete this FlashNode")]
+
+
+def moved_in(node: FlashNode, cluster: Cluster) -> dict[str, str]:
+    """SSDs of the server that carry another one's label, and that it may take over; by id, whose label it is."""
+    found: dict[str, str] = {}
+    for ssd in node.status.ssds:
+        if ssd.labelled is None:
+            continue
+        by_admin = node.spec.adopt.get(ssd.id) == ssd.labelled
+        if by_admin or all(_gave_away(other, ssd.id, cluster) for other in cluster.by_uuid.get(ssd.labelled, [])):
+            found[ssd.id] = ssd.labelled
+    return found
+
+
+def _gave_away(server: FlashNode, ssd: str, cluster: Cluster) -> bool:
+    """Whether a server says now that it does not have an SSD, or is lost for good."""
+    name = server.metadata.name
+    return name in cluster.purged or (name in cluster.answering and not cluster.ledger.has((name, ssd)))

@@ -1,30 +1,53 @@
-"""One FlashPool: what it has, and what it refuses and why."""
+"""One FlashPool: what it has, what it refuses and why, what it must keep; and its end, which waits for its volumes."""
 
 from __future__ import annotations
 
-from kubeflash.api.v1alpha1 import FlashPool
-from kubeflash.controller.snapshot import Snapshot
+from kubeflash.api.v1alpha1 import FINALIZER, FlashPool
 from kubeflash.controller.volumes import MANAGER
-from kubeflash.domain.conditions import false, merge, true
-from kubeflash.domain.pools import pool_status
-from kubeflash.kube.writes import Apply, Write, differs, status_json
+from kubeflash.domain.cluster import Cluster
+from kubeflash.domain.conditions import Finding, false, merge, true
+from kubeflash.domain.pools import PoolView, holding, pool_status
+from kubeflash.kube.writes import Apply, Patch, Write, differs, status_json
 
-FIELDS = ("observedGeneration", "summary", "nodes", "refused")
+FIELDS = ("observedGeneration", "summary", "nodes", "refused", "draining", "namespaces")
 CONDITIONS = ("Ready",)
+NAMED = 10
+"""Volumes that a sentence names at the most."""
 
 
-def reconcile_pool(pool: FlashPool, snapshot: Snapshot) -> list[Write]:
+def reconcile_pool(pool: FlashPool, cluster: Cluster) -> list[Write]:
     """What to write for one pool."""
-    view = snapshot.views[pool.metadata.name]
+    volumes = holding(pool, cluster.volumes.values())
+    kept = [name for name in pool.metadata.finalizers if name != FINALIZER]
+    if pool.deleting and not volumes:
+        finalizers = {"metadata": {"finalizers": kept}}
+        return [Patch(pool, finalizers)] if FINALIZER in pool.metadata.finalizers else []
+    if not pool.deleting and FINALIZER not in pool.metadata.finalizers:
+        return [Patch(pool, {"metadata": {"finalizers": [*kept, FINALIZER]}})]
+    view = cluster.views[pool.metadata.name]
+    generation = pool.metadata.generation
+    conditions = merge(pool.status.conditions, [_ready(view, volumes)], generation=generation, now=cluster.now)
+    intent = status_json(pool_status(view, cluster.ledger), FIELDS, conditions)
+    return [Apply(pool, intent, MANAGER)] if differs(pool.status, intent, FIELDS, CONDITIONS) else []
+
+
+def _ready(view: PoolView, volumes: list[str]) -> Finding:
+    if view.pool.deleting:
+        return false("Ready", "Deleting", f"deletion waits for its volumes: {_named(volumes)}; delete them")
     first = f"{view.refused[0].ssd}: {view.refused[0].reason}" if view.refused else ""
     more = f" (and {len(view.refused) - 1} more in status.refused)" if len(view.refused) > 1 else ""
     if not view.ssds:
-        ready = false("Ready", "NoUsableSSD", first + more or "no SSD is selected: check spec.ssds and spec.nodes")
-    elif view.refused:
-        ready = true("Ready", "SomeRefused", f"{len(view.refused)} selected SSDs are not used: {first}{more}")
-    else:
-        ready = true("Ready", "Usable")
-    generation = pool.metadata.generation
-    conditions = merge(pool.status.conditions, [ready], generation=generation, now=snapshot.now)
-    intent = status_json(pool_status(view, generation), FIELDS, conditions)
-    return [Apply(pool, intent, MANAGER)] if differs(pool.status, intent, FIELDS, CONDITIONS) else []
+        return false("Ready", "NoUsableSSD", first + more or "no SSD is selected: check spec.ssds and spec.nodes")
+    if view.draining:
+        item = view.draining[0]
+        held = f"SSD {item.ssd} of server {item.node} ({item.reason}) by {_named(item.volumes)}"
+        words = f"{len(view.draining)} SSDs are kept only until their volumes are gone: {held}"
+        return true("Ready", "Draining", words)
+    if view.refused:
+        return true("Ready", "SomeRefused", f"{len(view.refused)} selected SSDs are not used: {first}{more}")
+    return true("Ready", "Usable")
+
+
+def _named(volumes: list[str]) -> str:
+    more = f" and {len(volumes) - NAMED} more" if len(volumes) > NAMED else ""
+    return ", ".join(volumes[:NAMED]) + more

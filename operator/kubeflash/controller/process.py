@@ -7,16 +7,16 @@ import logging
 import os
 import socket
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import uuid4
 
 from kubeflash.api.v1alpha1 import FlashAttachment, FlashNode, FlashPool, FlashVolume, Resource
 from kubeflash.controller.attachments import reconcile_attachment
 from kubeflash.controller.nodes import reconcile_node
 from kubeflash.controller.pools import reconcile_pool
-from kubeflash.controller.snapshot import Snapshot
 from kubeflash.controller.volumes import reconcile_volume
-from kubeflash.domain.names import agent_lease_node
+from kubeflash.domain.cluster import Cluster
+from kubeflash.domain.names import LEADER_LEASE, agent_lease_node
+from kubeflash.domain.neighbours import Neighbours
 from kubeflash.kube import leases, runtime
 from kubeflash.kube.builtin import LEASE, Namespace, Node
 from kubeflash.kube.client import Client
@@ -27,7 +27,6 @@ from kubeflash.kube.writes import Write
 
 log = logging.getLogger(__name__)
 
-LEADER_LEASE = "kubeflash-controller"
 LEADER_SECONDS = 15
 RENEW_SECONDS = 5.0
 HEARTBEAT_CHECK = 15.0
@@ -45,10 +44,17 @@ class Unreadable(KubeError):
 
 
 class Controller:
-    """Decides everything from one snapshot, then writes what differs."""
+    """Decides everything from what is at one moment, then writes what differs.
 
-    def __init__(self, client: Client, namespace: str) -> None:
-        self._client, self._namespace = client, namespace
+    Args:
+        client: the way to the API server.
+        namespace: the one that KubeFlash runs in.
+        identity: this process's own name, as the holder of the leader's Lease.
+    """
+
+    def __init__(self, client: Client, namespace: str, identity: str) -> None:
+        self._client, self._namespace, self._identity = client, namespace, identity
+        self._neighbours = Neighbours()
         self.feed = Feed(
             client, [Watch(kind) for kind in (FlashNode, FlashPool, FlashVolume, FlashAttachment, Node, Namespace)]
         )
@@ -67,46 +73,45 @@ class Controller:
         if self.feed.unreadable:
             # Their absence would be taken for a deletion, and bytes would be released.
             raise Unreadable(f"nothing is decided while these objects do not fit their schema: {self.feed.unreadable}")
-        refused = [write for write in self._decide(self._snapshot(), nodes=checked) if not await self.feed.send(write)]
+        refused = [write for write in self._decide(self._cluster()) if not await self.feed.send(write)]
         wait = max(0.0, self._next_heartbeat_check - clock())
         return min(wait, REFUSED_WAIT) if refused else wait
 
-    def _snapshot(self) -> Snapshot:
+    def _cluster(self) -> Cluster:
         now = datetime.now(UTC)
         feed = self.feed
-        return Snapshot(
+        nodes = feed.of(Node)
+        self._neighbours.forget_all_but(frozenset(node.metadata.uid for node in feed.of(FlashNode).values()))
+        return Cluster(
             now=now,
             pools=feed.of(FlashPool),
             nodes=feed.of(FlashNode),
             volumes=dict(feed.of(FlashVolume)),
             attachments=feed.of(FlashAttachment),
-            node_labels={name: node.metadata.labels for name, node in feed.of(Node).items()},
+            node_labels={name: node.metadata.labels for name, node in nodes.items()},
             namespace_labels={name: item.metadata.labels for name, item in feed.of(Namespace).items()},
+            cordoned=frozenset(name for name, node in nodes.items() if node.spec.unschedulable),
             answering=frozenset(
                 node for lease in self._heartbeats.fresh() if (node := agent_lease_node(lease)) is not None
             ),
             refusals=self._remember_refusals(now),
             own_namespace=self._namespace,
+            leader=self._identity,
+            neighbours=self._neighbours,
         )
 
-    def _decide(self, snapshot: Snapshot, *, nodes: bool) -> list[Write]:
-        """All writes. Volumes are placed one after another, each seeing the bytes of those before it as taken.
-
-        `nodes`: whether the heartbeats are of this moment, so that FlashNodes can be judged by them.
-        """
+    @staticmethod
+    def _decide(cluster: Cluster) -> list[Write]:
+        """All writes. Volumes are placed one after another, each seeing the bytes of those before it as taken."""
         writes: list[Write] = []
-        volumes = dict(snapshot.volumes)
-        for key in sorted(volumes, key=lambda key: _created(volumes[key])):
-            view = Snapshot(**{**_fields(snapshot), "volumes": volumes})
-            more, volumes[key] = reconcile_volume(volumes[key], view)
-            writes += more
-        for attachment in snapshot.attachments.values():
-            writes += reconcile_attachment(attachment, snapshot)
-        final = Snapshot(**{**_fields(snapshot), "volumes": volumes})
-        for pool in snapshot.pools.values():
-            writes += reconcile_pool(pool, final)
-        for node in snapshot.nodes.values() if nodes else ():
-            writes += reconcile_node(node, snapshot)
+        for volume in sorted(cluster.volumes.values(), key=_created):
+            writes += reconcile_volume(volume, cluster)
+        for attachment in cluster.attachments.values():
+            writes += reconcile_attachment(attachment, cluster)
+        for pool in cluster.pools.values():
+            writes += reconcile_pool(pool, cluster)
+        for node in cluster.nodes.values():
+            writes += reconcile_node(node, cluster)
         return writes
 
     def _remember_refusals(self, now: datetime) -> dict[str, dict[str, str]]:
@@ -121,10 +126,6 @@ class Controller:
         }
         self._refusals = {uid: known for uid, known in fresh.items() if known}
         return {uid: {ssd: words for ssd, (words, _) in known.items()} for uid, known in self._refusals.items()}
-
-
-def _fields(snapshot: Snapshot) -> dict[str, Any]:
-    return {name: getattr(snapshot, name) for name in Snapshot.__dataclass_fields__}
 
 
 def _created(resource: Resource) -> tuple[str, str]:
@@ -207,7 +208,7 @@ async def main(client: Client, namespace: str, stop: asyncio.Event) -> int:
     leadership = Leadership(Lease(client, namespace, LEADER_LEASE, holder, LEADER_SECONDS))
     if not await leadership.win(stop):
         return 0
-    controller = Controller(client, namespace)
+    controller = Controller(client, namespace, holder)
     await controller.feed.resync()  # says at once, and typed, when RBAC or CRDs are missing
     renewing = asyncio.create_task(leadership.keep(stop), name="leadership")
 

@@ -1,166 +1,130 @@
-"""One FlashVolume: finalizer and id, placement, the exports wanted, release."""
+"""One FlashVolume: finalizer and id, placement, growth, the exports wanted, release."""
 
 from __future__ import annotations
 
 from uuid import uuid4
 
+from kubeflash.api.quantity import Quantity, format_quantity
 from kubeflash.api.v1alpha1 import (
     FINALIZER,
+    Condition,
     FlashAttachment,
     FlashNode,
-    FlashPool,
     FlashVolume,
     FlashVolumeStatus,
+    Lost,
     WantedExport,
 )
-from kubeflash.controller.snapshot import Snapshot
+from kubeflash.domain.allocation import align_up
+from kubeflash.domain.cluster import Cluster
 from kubeflash.domain.conditions import Finding, false, find, holds, merge, true
 from kubeflash.domain.names import export_identity
-from kubeflash.domain.placement import Placement, Refusal, place
-from kubeflash.domain.pools import allows
+from kubeflash.domain.placement import Placement, Refusal, grow, near_gpu, settle, was_carved, whereabouts
 from kubeflash.kube.writes import Apply, Patch, Write, differs, status_json
 from kubeflash.topology.analysis import is_neighbour
 
 MANAGER = "kubeflash-controller"
-FIELDS = ("observedGeneration", "nodeName", "ssd", "distance", "release", "wanted")
-CONDITIONS = ("Ready", "Placed", "Neighbour")
+FIELDS = (
+    "observedGeneration",
+    "id",
+    "nodeName",
+    "ssd",
+    "distance",
+    "p2p",
+    "granted",
+    "grantedBy",
+    "lost",
+    "release",
+    "wanted",
+)
+CONDITIONS = ("Ready", "Placed", "Neighbour", "Resized", "Healthy")
 DISCONNECT_GRACE = 60.0
 """Seconds that a consumer has for disconnecting, once it tries, before its export is fenced without its word."""
 SILENCE_GRACE = 90.0
 """Seconds after which the export of a deleted attachment is fenced though its consumer does not answer at all."""
 
 
-def reconcile_volume(volume: FlashVolume, snapshot: Snapshot) -> tuple[list[Write], FlashVolume]:
-    """What to write for one volume, and the volume as it will be, so that the next one sees the bytes as taken."""
+def reconcile_volume(volume: FlashVolume, cluster: Cluster) -> list[Write]:
+    """What to write for one volume. What is decided is written into the ledger, so that the next one sees it.
+
+    A new volume is placed before it gets its id: `status.id` first, then `spec.id` with the finalizer. So a spec.id
+    without the same status.id always came with the object, and is looked for on the disks instead of being made.
+    """
+    if volume.status.node_name in cluster.purged:
+        return _lose(volume, cluster)
     if volume.deleting:
-        return _release(volume, snapshot), volume
-    if FINALIZER not in volume.metadata.finalizers or volume.spec.id is None:
-        body = {
-            "metadata": {"finalizers": sorted({*volume.metadata.finalizers, FINALIZER})},
-            "spec": {"id": volume.spec.id or str(uuid4())},
-        }
-        return [Patch(volume, body)], volume
-    status, findings = _place(volume, snapshot)
+        return _release(volume, cluster)
+    known = volume.spec.id or volume.status.id
+    if known is not None and (FINALIZER not in volume.metadata.finalizers or volume.spec.id is None):
+        finalizers = sorted({*volume.metadata.finalizers, FINALIZER})
+        return [Patch(volume, {"metadata": {"finalizers": finalizers}, "spec": {"id": known}})]
+    if known is None:
+        volume = volume.model_copy(update={"status": volume.status.model_copy(update={"id": str(uuid4())})})
+    status, findings = _place(volume, cluster)
+    status = status.model_copy(update={"id": volume.status.id, "wanted": _wanted(volume, cluster)})
+    cluster.ledger.put(volume.model_copy(update={"status": status.model_copy(update={"bytes": volume.status.bytes})}))
+    return _status(volume, status, [_ready(volume, status, findings, cluster), *findings], cluster)
+
+
+def _ready(volume: FlashVolume, status: FlashVolumeStatus, findings: list[Finding], cluster: Cluster) -> Finding:
+    """Whether the volume can be used, and if not what it waits for."""
     carved = find(volume.status.conditions, "Carved")
-    wanted = _wanted(volume, snapshot)
-    placed = status.node_name is not None
-    if not placed:
-        ready = false("Ready", findings[0].reason, findings[0].message)
-    elif carved is None or carved.status != "True" or status.node_name != volume.status.node_name:
-        silent = status.node_name not in snapshot.answering
-        reason = "AgentSilent" if silent else carved.reason if carved is not None else "Carving"
-        words = carved.message if carved is not None and carved.message else "its server has not carved it yet"
-        message = f"the agent on server {status.node_name} does not answer" if silent else words
-        ready = false("Ready", reason, message)
-    else:
-        ready = true("Ready", "Carved")
-    merged = _status(volume, status.model_copy(update={"wanted": wanted}), [ready, *findings], snapshot)
-    return merged, volume.model_copy(update={"status": volume.status.model_copy(update=_placement(status))})
+    if status.node_name is None:
+        return false("Ready", findings[0].reason, findings[0].message)
+    if carved is not None and carved.status == "True" and status.node_name == volume.status.node_name:
+        return true("Ready", "Carved")
+    if status.node_name not in cluster.answering:
+        return false("Ready", "AgentSilent", f"the agent on server {status.node_name} does not answer")
+    if carved is None or status.node_name != volume.status.node_name or carved.reason == "Released":
+        return false("Ready", "Carving", "its server has not carved it yet")
+    return false("Ready", carved.reason, carved.message)
 
 
-def _placement(status: FlashVolumeStatus) -> dict[str, object]:
-    return {"node_name": status.node_name, "ssd": status.ssd, "distance": status.distance}
-
-
-def _status(volume: FlashVolume, status: FlashVolumeStatus, findings: list[Finding], snapshot: Snapshot) -> list[Write]:
+def _status(volume: FlashVolume, status: FlashVolumeStatus, findings: list[Finding], cluster: Cluster) -> list[Write]:
     generation = volume.metadata.generation
-    conditions = merge(volume.status.conditions, findings, generation=generation, now=snapshot.now)
+    conditions = merge(volume.status.conditions, findings, generation=generation, now=cluster.now)
     intent = status_json(status.model_copy(update={"observed_generation": generation}), FIELDS, conditions)
-    if not differs(volume.status, intent, FIELDS, CONDITIONS):
+    gone = {item.type for item in volume.status.conditions if item.type in CONDITIONS} - {f.type for f in findings}
+    if not gone and not differs(volume.status, intent, FIELDS, CONDITIONS):
         return []
     # A placement is decided from what was read: guarded, so that a controller that slept cannot write a stale one.
     return [Apply(volume, intent, MANAGER, guarded=True)]
 
 
-def _place(volume: FlashVolume, snapshot: Snapshot) -> tuple[FlashVolumeStatus, list[Finding]]:
+def _place(volume: FlashVolume, cluster: Cluster) -> tuple[FlashVolumeStatus, list[Finding]]:
     """The placement that is or shall be, and the conditions about it."""
+    found = settle(volume, cluster)
+    if isinstance(found, Refusal):
+        lost = FlashVolumeStatus(lost=volume.status.lost)
+        return lost, [false("Placed", found.reason, found.message)]
     current = volume.status
-    refusals = snapshot.refusals.get(volume.metadata.uid, {})
-    stays = current.ssd not in refusals or was_carved(volume)
-    if current.node_name is not None and current.ssd is not None and stays:
-        kept = FlashVolumeStatus(node_name=current.node_name, ssd=current.ssd, distance=current.distance)
-        return kept, _placed(volume, Placement(current.node_name, current.ssd, current.distance), snapshot)
-    pool = snapshot.pools.get(volume.spec.pool)
-    verdict = _may_use(volume, pool, snapshot) or _id_taken(volume, snapshot)
-    found_again = _found_again(volume, snapshot)
-    if verdict is None and found_again is not None:
-        placed = FlashVolumeStatus(node_name=found_again.node, ssd=found_again.ssd)
-        return placed, _placed(volume, found_again, snapshot)
-    if verdict is None and pool is not None:
-        others = {key: other for key, other in snapshot.volumes.items() if key != volume.key}
-        found = place(
-            volume,
-            snapshot.view(pool, others),
-            snapshot.nodes,
-            refused_by_agent=refusals,
-            answering=snapshot.answering,
-        )
-        if isinstance(found, Placement):
-            placed = FlashVolumeStatus(node_name=found.node, ssd=found.ssd, distance=found.distance)
-            return placed, _placed(volume, found, snapshot)
-        verdict = found
-    assert verdict is not None
-    return FlashVolumeStatus(), [false("Placed", verdict.reason, verdict.message)]
+    findings = _placed(volume, found, cluster)
+    size, by = found.bytes, cluster.leader
+    if (found.node, found.ssd) == (current.node_name, current.ssd):
+        if was_carved(volume):
+            growth = grow(volume, cluster)
+            size = growth.bytes
+            findings += _resized(volume, growth.reason, growth.why_not)
+        if size == current.granted and (was_carved(volume) or current.granted_by == by):
+            by = current.granted_by or by
+    placed = FlashVolumeStatus(
+        node_name=found.node,
+        ssd=found.ssd,
+        distance=found.distance,
+        p2p=found.p2p,
+        granted=Quantity(size),
+        granted_by=by,
+    )
+    return placed, [*findings, *_healthy(volume, found, cluster)]
 
 
-def _may_use(volume: FlashVolume, pool: FlashPool | None, snapshot: Snapshot) -> Refusal | None:
-    if pool is None:
-        known = ", ".join(sorted(snapshot.pools)) or "none"
-        return Refusal("PoolNotFound", f"there is no FlashPool {volume.spec.pool}; there are: {known}")
-    if pool.deleting:
-        return Refusal("PoolDeleting", f"FlashPool {pool.metadata.name} is being deleted")
-    namespace = volume.metadata.namespace or ""
-    labels = snapshot.namespace_labels.get(namespace, {})
-    if not allows(pool, namespace, labels, snapshot.own_namespace):
-        return Refusal(
-            "NamespaceNotAllowed",
-            f"FlashPool {pool.metadata.name} does not allow namespace {namespace}: an admin can add it by a label that "
-            "spec.allowedNamespaces selects",
-        )
-    return None
-
-
-def was_carved(volume: FlashVolume) -> bool:
-    """Whether bytes of it are, or were, on the SSD where it is placed. Such a volume is never placed elsewhere."""
-    placed = find(volume.status.conditions, "Placed")
-    return holds(volume.status.conditions, "Carved") or (placed is not None and placed.reason == "Settled")
-
-
-def _id_taken(volume: FlashVolume, snapshot: Snapshot) -> Refusal | None:
-    """A copy of another volume's object, id and all, must not get that volume's bytes."""
-    others = [
-        other
-        for other in snapshot.volumes.values()
-        if other.spec.id == volume.spec.id and other.metadata.uid != volume.metadata.uid
-    ]
-    first = min((*others, volume), key=lambda item: (item.status.node_name is None, _age(item)))
-    if first is volume:
-        return None
-    return Refusal("IdTaken", f"FlashVolume {first.key} has spec.id {volume.spec.id}: make this one without an id")
-
-
-def _age(volume: FlashVolume) -> tuple[str, str]:
-    created = volume.metadata.creation_timestamp
-    return (created.isoformat() if created else "", volume.metadata.uid)
-
-
-def _found_again(volume: FlashVolume, snapshot: Snapshot) -> Placement | None:
-    """The SSD that holds the volume already: its object was restored from a backup, without its status."""
-    where = [
-        Placement(node.metadata.name, ssd.id, None)
-        for node in snapshot.nodes.values()
-        for ssd in node.status.ssds
-        if any(extent.id == volume.spec.id for extent in ssd.volumes)
-    ]
-    return where[0] if len(where) == 1 else None
-
-
-def _placed(volume: FlashVolume, placement: Placement, snapshot: Snapshot) -> list[Finding]:
-    reason = "Settled" if was_carved(volume) and volume.status.ssd == placement.ssd else "Placed"
-    findings = [true("Placed", reason, f"on SSD {placement.ssd} of server {placement.node}")]
-    if placement.distance is not None and volume.spec.near is not None:
-        words = f"SSD {placement.ssd} is {placement.distance} from GPU {volume.spec.near.gpu}"
-        server = snapshot.nodes.get(placement.node)
+def _placed(volume: FlashVolume, placement: Placement, cluster: Cluster) -> list[Finding]:
+    more = f"; {placement.words}" if placement.words else ""
+    findings = [true("Placed", placement.reason, f"on SSD {placement.ssd} of server {placement.node}{more}")]
+    server = cluster.nodes.get(placement.node)
+    gpu = near_gpu(volume, server) if server is not None else None
+    if placement.distance is not None and gpu is not None:
+        words = f"SSD {placement.ssd} is {placement.distance} from GPU {gpu.address}"
         switches = server is None or server.status.switched is not False
         near = is_neighbour(placement.distance, switches=switches)
         findings.append(
@@ -168,18 +132,59 @@ def _placed(volume: FlashVolume, placement: Placement, snapshot: Snapshot) -> li
             if near
             else false("Neighbour", "NearestOnly", words + ": the nearest in the pool, but no neighbour")
         )
+    elif volume.spec.near is not None and volume.spec.near.gpu and placement.reason == "Moved":
+        words = f"its SSD is not in the server of GPU {volume.spec.near.gpu} any more"
+        findings.append(false("Neighbour", "Moved", words))
     return findings
 
 
-def _wanted(volume: FlashVolume, snapshot: Snapshot) -> dict[str, WantedExport]:
+def _resized(volume: FlashVolume, reason: str, why_not: str) -> list[Finding]:
+    """Whether a volume that was to grow has grown; nothing of one that never was."""
+    has, wants = volume.status.bytes or 0, align_up(volume.spec.size)
+    carved = find(volume.status.conditions, "Carved")
+    if has >= wants:
+        grown = find(volume.status.conditions, "Resized") is not None
+        return [true("Resized", "Resized", f"{format_quantity(has)} are there")] if grown else []
+    if why_not:
+        return [false("Resized", reason, why_not)]
+    if carved is not None and carved.reason == "CannotGrow":
+        return [false("Resized", carved.reason, carved.message)]
+    return [false("Resized", "Growing", f"it grows from {format_quantity(has)} to {format_quantity(wants)}")]
+
+
+def _healthy(volume: FlashVolume, placement: Placement, cluster: Cluster) -> list[Finding]:
+    """What is wrong with the SSD that it is on; and that nothing is any more."""
+    node = cluster.nodes.get(placement.node)
+    ssd = next((item for item in node.status.ssds if item.id == placement.ssd), None) if node is not None else None
+    if ssd is not None and ssd.failing:
+        words = f"SSD {ssd.id} is failing: {ssd.failing}; copy what is needed to another volume"
+        return [false("Healthy", "SSDFailing", words)]
+    if find(volume.status.conditions, "Healthy") is None:
+        return []
+    return [true("Healthy", "Healthy", "nothing is known to be wrong with its SSD")] if ssd is not None else []
+
+
+def _lose(volume: FlashVolume, cluster: Cluster) -> list[Write]:
+    """Its server is lost for good, by an admin's word: so is the volume. Nobody is told that its bytes were wiped."""
+    node, ssd = volume.status.node_name or "", volume.status.ssd or ""
+    lost = Lost(node_name=node, ssd=ssd, since=cluster.now.replace(microsecond=0))
+    status = FlashVolumeStatus(id=volume.status.id, lost=lost)
+    cluster.ledger.put(volume.model_copy(update={"status": status}))
+    found = settle(volume.model_copy(update={"status": status}), cluster)
+    assert isinstance(found, Refusal)
+    findings = [false("Ready", found.reason, found.message), false("Placed", found.reason, found.message)]
+    return _status(volume, status, findings, cluster)
+
+
+def _wanted(volume: FlashVolume, cluster: Cluster) -> dict[str, WantedExport]:
     """The exports that the storage server shall have: the one attachment that has the volume, on another server."""
-    pool = snapshot.pools.get(volume.spec.pool)
-    attachments = snapshot.attachments_by_volume.get(volume.key, [])
+    pool = cluster.pools.get(volume.spec.pool)
+    attachments = cluster.attachments_by_volume.get(volume.key, [])
     if not attachments:
         return {}
     first = attachments[0]
     name, keys = first.metadata.name, first.status.keys
-    if first.deleting and consumer_is_gone(first, snapshot):
+    if first.deleting and consumer_is_gone(first, cluster):
         return {}
     before = volume.status.wanted.get(name)
     if before is not None and before.uid == first.metadata.uid:
@@ -200,7 +205,7 @@ def _wanted(volume: FlashVolume, snapshot: Snapshot) -> dict[str, WantedExport]:
     }
 
 
-def consumer_is_gone(attachment: FlashAttachment, snapshot: Snapshot) -> bool:
+def consumer_is_gone(attachment: FlashAttachment, cluster: Cluster) -> bool:
     """Whether the export of a deleted attachment can be fenced.
 
     A consumer that answers is asked: it says Disconnected, or has tried for a while. A busy one that has not
@@ -211,46 +216,70 @@ def consumer_is_gone(attachment: FlashAttachment, snapshot: Snapshot) -> bool:
     reason = connected.reason if connected is not None else ""
     if reason == "Disconnected":
         return True
-    since = attachment.metadata.deletion_timestamp
-    waited = (snapshot.now - since).total_seconds() if since is not None else 0.0
     node = attachment.spec.node_name
-    if node in snapshot.answering:
+    if node in cluster.purged:
+        return True
+    since = attachment.metadata.deletion_timestamp
+    waited = (cluster.now - since).total_seconds() if since is not None else 0.0
+    if node in cluster.answering:
         return reason == "Disconnecting" and waited > DISCONNECT_GRACE
     if reason == "InUse":
-        return node not in snapshot.nodes
+        return node not in cluster.nodes
     return waited > SILENCE_GRACE
 
 
-def _release(volume: FlashVolume, snapshot: Snapshot) -> list[Write]:
+def _release(volume: FlashVolume, cluster: Cluster) -> list[Write]:
     """Deletion: first its attachments, then its exports, then its bytes, then the finalizer."""
     if FINALIZER not in volume.metadata.finalizers:
         return []
-    attachments = snapshot.attachments_by_volume.get(volume.key, [])
-    node_name = volume.status.node_name
-    node: FlashNode | None = snapshot.nodes.get(node_name) if node_name else None
-    carved = find(volume.status.conditions, "Carved")
-    never_placed = node_name is None
-    released = carved is not None and carved.reason == "Released"
-    if (not attachments or volume.status.release) and (never_placed or (released and not volume.status.exported)):
+    current = volume.status
+    attachments = cluster.attachments_by_volume.get(volume.key, [])
+    carved = find(current.conditions, "Carved")
+    over = current.node_name is None or (_is_released(carved) and not current.exported)
+    if over and (not attachments or current.release or current.lost is not None):
         finalizers = [name for name in volume.metadata.finalizers if name != FINALIZER]
         return [Patch(volume, {"metadata": {"finalizers": finalizers}})]
+    # The SSD may have moved, or its server been renamed, while the deletion waits.
+    placement = whereabouts(volume, cluster)
+    node_name = placement.node if placement is not None else current.node_name
+    status = FlashVolumeStatus(
+        id=current.id,
+        node_name=node_name,
+        ssd=placement.ssd if placement is not None else current.ssd,
+        distance=current.distance,
+        p2p=current.p2p,
+        granted=current.granted,
+        granted_by=current.granted_by,
+        lost=current.lost,
+        release=True if current.release or not attachments else None,
+        wanted=_wanted(volume, cluster) if attachments else {},
+    )
+    ready = _releasing(volume, node_name, carved, attachments, cluster)
+    placed = _placed(volume, placement, cluster)[:1] if placement is not None else []
+    return _status(volume, status, [ready, *placed], cluster)
+
+
+def _is_released(carved: Condition | None) -> bool:
+    return carved is not None and carved.reason == "Released"
+
+
+def _releasing(
+    volume: FlashVolume,
+    node_name: str | None,
+    carved: Condition | None,
+    attachments: list[FlashAttachment],
+    cluster: Cluster,
+) -> Finding:
+    """What the deletion waits for."""
+    node: FlashNode | None = cluster.nodes.get(node_name) if node_name else None
     if attachments and not volume.status.release:
         who = ", ".join(f"{item.metadata.name} on server {item.spec.node_name}" for item in attachments)
-        ready = false("Ready", "Attached", f"deletion waits for its attachments: {who}; delete them")
-    elif node is None or node_name not in snapshot.answering:
+        return false("Ready", "Attached", f"deletion waits for its attachments: {who}; delete them")
+    if node is None or node_name not in cluster.answering:
         message = (
-            f"deletion waits for the agent on server {node_name}, which does not answer: its bytes are still taken"
+            f"deletion waits for the agent on server {node_name}, which does not answer: its bytes are still taken; if "
+            f"that server is lost for good: kubectl flash purge {node_name}"
         )
-        ready = false("Ready", "AgentSilent", message)
-    else:
-        words = carved.message if carved is not None and carved.message else "its server wipes and removes it"
-        ready = false("Ready", "Releasing", words)
-    status = FlashVolumeStatus(
-        node_name=node_name,
-        ssd=volume.status.ssd,
-        distance=volume.status.distance,
-        release=True if volume.status.release or not attachments else None,
-        wanted=_wanted(volume, snapshot) if attachments else {},
-    )
-    placed = _placed(volume, Placement(node_name, volume.status.ssd or "", None), snapshot)[:1] if node_name else []
-    return _status(volume, status, [ready, *placed], snapshot)
+        return false("Ready", "AgentSilent", message)
+    words = carved.message if carved is not None and carved.message else "its server wipes and removes it"
+    return false("Ready", "Releasing", words)

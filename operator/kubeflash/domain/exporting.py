@@ -28,6 +28,7 @@ from kubeflash.domain.steps import (
     RemoveHost,
     RemovePort,
     RemoveSubsystem,
+    RevalidateNamespace,
     Step,
     UnlinkPort,
 )
@@ -45,6 +46,7 @@ class ExportWish:
         wanted: what the controller wants; None when it wants it gone.
         recorded: what the volume's status says that this agent has.
         carved: whether the volume's partition is there and known to the kernel.
+        grown: whether it has grown since its size was reported: nvmet has to look again.
     """
 
     volume: str
@@ -53,6 +55,7 @@ class ExportWish:
     wanted: WantedExport | None
     recorded: Exported | None
     carved: bool
+    grown: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ def plan_exports(
         ]
         build = _build(wish.volume_id, wanted, _portals(recorded), nvmet) if wish.carved and not stolen else []
         steps += build
+        if wish.grown and wish.carved and not build and not stolen:
+            steps.append(RevalidateNamespace(wanted.nqn, NSID))
         now = Exported(
             uid=recorded.uid,
             portals=recorded.portals,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 SYSTEM_NAMESPACE = "kubeflash-system"
 NQN_PREFIX = "nqn.2026-01.io.kubeflash:"
 MODEL = "KubeFlash"
+LEADER_LEASE = "kubeflash-controller"
+"""The Lease that the controller holds that leads."""
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,42 @@
-"""Which SSD a volume goes on. A placement is a reservation: the server's agent is the last judge of bytes."""
+"""Where a volume goes, and why not elsewhere. A placement is a reservation: the agent is the last judge of bytes.
+
+The questions, in this order: is it somewhere already, may it be had at all, which SSDs could take it, and which of
+those does best. The same function that places also explains (`consider`): there is one answer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from kubeflash.api.quantity import human_bytes
-from kubeflash.api.v1alpha1 import Distance, FlashNode, FlashVolume
+from kubeflash.api.quantity import format_quantity, human_bytes
+from kubeflash.api.v1alpha1 import Distance, FlashNode, FlashPool, FlashVolume, Gpu, PeerToPeerStatus
 from kubeflash.domain.allocation import align_up
-from kubeflash.domain.pools import PoolSsd, PoolView
-from kubeflash.topology.distance import distance
-from kubeflash.topology.flashnode import from_location
+from kubeflash.domain.cluster import Cluster
+from kubeflash.domain.conditions import find, holds
+from kubeflash.domain.ledger import Place, granted, identity
+from kubeflash.domain.pools import PoolSsd, allows
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The SSD that a volume goes on; `distance` from the GPU in spec.near, when there is one."""
+    """The SSD that a volume goes on.
+
+    Attributes:
+        bytes: what it may take there.
+        distance: from the GPU in spec.near, when there is one.
+        reason: `Placed` anew; `Settled`: it has bytes there; `Found`: its bytes were found there; `Moved`: its SSD is
+            in another server now.
+        words: what an admin should know of it beside where it is.
+    """
 
     node: str
     ssd: str
-    distance: Distance | None
+    bytes: int
+    distance: Distance | None = None
+    p2p: PeerToPeerStatus | None = None
+    reason: str = "Placed"
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -30,89 +47,455 @@ class Refusal:
     message: str
 
 
-@dataclass(frozen=True)
-class _Candidate:
+@dataclass
+class Candidate:
+    """One SSD of the pool, as a volume sees it.
+
+    Attributes:
+        item: the SSD.
+        distance: from the GPU that the volume shall be near.
+        own: whether it is one of that GPU's own SSDs.
+        gpus: of how many GPUs it is a neighbour: what is wasted on a volume that asks for none.
+        why_not: why it is not taken; empty for one that could be.
+    """
+
     item: PoolSsd
     distance: Distance | None
-
-    def order(self) -> tuple[int, int, str, str]:
-        """Nearest first, then the emptiest, then by name: the same on every run."""
-        rank = self.distance.rank if self.distance is not None else 0
-        return (rank, -self.item.free_bytes, self.item.node, self.item.ssd.id)
+    own: bool
+    gpus: int
+    why_not: str = ""
 
 
-def place(
-    volume: FlashVolume,
-    view: PoolView,
-    nodes: Mapping[str, FlashNode],
-    *,
-    refused_by_agent: Mapping[str, str] | None = None,
-    answering: Collection[str],
-) -> Placement | Refusal:
-    """Where the volume goes, or why nowhere.
+@dataclass(frozen=True)
+class Consideration:
+    """All SSDs of the pool with what speaks against them, in the order of preference, and the outcome."""
 
-    Args:
-        volume: one that is not placed yet.
-        view: its pool.
-        nodes: all servers by name.
-        refused_by_agent: ids of SSDs whose server refused this volume, with its words.
-        answering: servers whose agent answers.
+    outcome: Placement | Refusal
+    candidates: tuple[Candidate, ...] = ()
+
+
+def settle(volume: FlashVolume, cluster: Cluster) -> Placement | Refusal:
+    """Where the volume is to be: where it is, where its bytes were found, or the best SSD for it."""
+    if volume.status.lost is not None:
+        lost = volume.status.lost
+        return Refusal(
+            "Lost",
+            f"server {lost.node_name} with SSD {lost.ssd} was declared lost for good at {lost.since:%Y-%m-%d %H:%M} "
+            "UTC; delete this volume, or if the SSD comes back after all, kubectl flash adopt its orphan",
+        )
+    stays = _stays(volume, cluster)
+    if stays is not None:
+        return stays
+    cluster.ledger.take(volume)  # what it was promised so far does not stand in its own way
+    return consider(volume, cluster).outcome
+
+
+def was_carved(volume: FlashVolume) -> bool:
+    """Whether bytes of it are, or were, on the SSD where it is placed. Such a volume is never placed elsewhere."""
+    placed = find(volume.status.conditions, "Placed")
+    return (
+        volume.status.bytes is not None
+        or holds(volume.status.conditions, "Carved")
+        or (placed is not None and placed.reason in ("Settled", "Found", "Moved"))
+    )
+
+
+def is_restored(volume: FlashVolume) -> bool:
+    """Whether its id came with the object: its bytes exist somewhere, or did.
+
+    It is never made anew: that would look like data that became empty.
     """
-    near = volume.spec.near
-    pool = view.pool.metadata.name
-    chosen = nodes.get(near.node) if near and near.node else None
-    if near and near.node and chosen is None:
-        known = ", ".join(sorted(nodes)) or "none"
-        return Refusal("NodeNotFound", f"there is no FlashNode {near.node}; there are: {known}")
-    if near and near.gpu and chosen is not None and all(gpu.address != near.gpu for gpu in chosen.status.gpus):
-        known = ", ".join(gpu.address for gpu in chosen.status.gpus) or "none"
-        return Refusal("GPUNotFound", f"server {near.node} has no GPU at {near.gpu}; it has: {known}")
+    return volume.spec.id is not None and volume.spec.id != volume.status.id and volume.status.bytes is None
+
+
+def whereabouts(volume: FlashVolume, cluster: Cluster) -> Placement | None:
+    """Where a volume that has a place is now: there, or where its SSD has gone since. None for one that has none."""
+    status = volume.status
+    if status.node_name is None or status.ssd is None:
+        return None
+    carved = was_carved(volume)
+    moved = _followed(volume, cluster) if carved else None
+    if moved is not None:
+        return moved
+    placed = find(status.conditions, "Placed")
+    before = placed.message.partition("; ")[2] if placed is not None and placed.reason == "Moved" else ""
+    reason = "Moved" if before else "Settled" if carved else "Placed"
+    p2p = _peer_to_peer(volume, status.node_name, status.ssd, cluster)
+    return Placement(status.node_name, status.ssd, granted(volume), status.distance, p2p, reason, before)
+
+
+def _stays(volume: FlashVolume, cluster: Cluster) -> Placement | None:
+    """The place that it has, when that stands: it has bytes there, or this controller gave it and nobody refused."""
+    refused = volume.status.ssd in cluster.refusals.get(volume.metadata.uid, {})
+    if was_carved(volume) or (volume.status.granted_by == cluster.leader and not refused):
+        return whereabouts(volume, cluster)
+    return None
+
+
+def _followed(volume: FlashVolume, cluster: Cluster) -> Placement | None:
+    """The other server that its SSD is in by now, with its bytes, when the one it was in does not have it any more."""
+    status = volume.status
+    here = (status.node_name or "", status.ssd or "")
+    for (node, ssd), extent in cluster.ledger.extents(volume.spec.id or ""):
+        if node == status.node_name or ssd != status.ssd or node not in cluster.answering:
+            continue
+        if cluster.ledger.has(here) and here[0] in cluster.answering:
+            return None  # both say that they have it: nothing is decided from that
+        before, now = cluster.nodes.get(here[0]), cluster.nodes[node]
+        renamed = before is not None and before.status.system_uuid == now.status.system_uuid
+        words = f"server {here[0]} is called {node} now" if renamed else f"SSD {ssd} came from server {here[0]}"
+        near, p2p = (status.distance, status.p2p) if renamed else (None, None)
+        return Placement(node, ssd, max(granted(volume), extent.bytes), near, p2p, "Moved", words)
+    return None
+
+
+def consider(volume: FlashVolume, cluster: Cluster) -> Consideration:
+    """Where a volume that has no place would go, with every SSD of its pool and what speaks against it."""
+    pool = cluster.pools.get(volume.spec.pool)
+    verdict = _may_use(volume, pool, cluster) or _id_taken(volume, cluster)
+    if verdict is not None or pool is None:
+        assert verdict is not None
+        return Consideration(verdict)
+    found = _found(volume, cluster)
+    if found is not None:
+        over = _over_quota(volume, pool, cluster, found.bytes) if isinstance(found, Placement) else None
+        return Consideration(over or found)
+    if is_restored(volume):
+        return Consideration(_not_found(volume, cluster))
+    candidates, refusal = _candidates(volume, pool, cluster)
+    over = _over_quota(volume, pool, cluster, align_up(volume.spec.size))
+    taken = [candidate for candidate in candidates if not candidate.why_not]
+    if over is not None or refusal is not None or not taken:
+        return Consideration(over or refusal or Refusal("NoSuitableSSD", "no SSD is suitable"), candidates)
+    best = taken[0]
+    node, ssd = best.item.node, best.item.ssd.id
+    outcome = Placement(node, ssd, align_up(volume.spec.size), best.distance, _peer_to_peer(volume, node, ssd, cluster))
+    return Consideration(outcome, candidates)
+
+
+# --- may it be had at all? ---
+
+
+def _may_use(volume: FlashVolume, pool: FlashPool | None, cluster: Cluster) -> Refusal | None:
+    if pool is None:
+        known = ", ".join(sorted(cluster.pools)) or "none"
+        return Refusal("PoolNotFound", f"there is no FlashPool {volume.spec.pool}; there are: {known}")
+    if pool.deleting:
+        return Refusal("PoolDeleting", f"FlashPool {pool.metadata.name} is being deleted")
+    namespace = volume.metadata.namespace or ""
+    labels = cluster.namespace_labels.get(namespace, {})
+    if not allows(pool, namespace, labels, cluster.own_namespace):
+        return Refusal(
+            "NamespaceNotAllowed",
+            f"FlashPool {pool.metadata.name} does not allow namespace {namespace}: an admin can add it by a label that "
+            "spec.allowedNamespaces selects",
+        )
+    return None
+
+
+def _over_quota(volume: FlashVolume, pool: FlashPool, cluster: Cluster, wanted: int) -> Refusal | None:
+    """Why the namespace cannot have that many bytes for this volume; None when it can."""
+    if pool.spec.quota is None:
+        return None
+    namespace, limit = volume.metadata.namespace or "", pool.spec.quota.per_namespace
+    used = cluster.ledger.used(pool.metadata.name, namespace, without=volume)
+    if used + wanted <= limit:
+        return None
+    return Refusal(
+        "QuotaExceeded",
+        f"namespace {namespace} has {format_quantity(used)} of pool {pool.metadata.name}, and may have {limit}: "
+        f"{format_quantity(wanted)} for this volume is too much; delete volumes (their bytes count until they are "
+        "wiped), or have an admin raise spec.quota.perNamespace",
+    )
+
+
+def _id_taken(volume: FlashVolume, cluster: Cluster) -> Refusal | None:
+    """A copy of another volume's object, id and all, must not get that volume's bytes."""
+    others = [other for other in cluster.ledger.namesakes(volume) if other.status.lost is None]
+    first = min((*others, volume), key=lambda item: (item.status.node_name is None, _age(item)))
+    if first is volume or first.metadata.uid == volume.metadata.uid:
+        return None
+    return Refusal("IdTaken", f"FlashVolume {first.key} has spec.id {identity(volume)}: make this one without an id")
+
+
+def _age(volume: FlashVolume) -> tuple[str, str]:
+    created = volume.metadata.creation_timestamp
+    return (created.isoformat() if created else "", volume.metadata.uid)
+
+
+# --- is it somewhere already? ---
+
+
+def _found(volume: FlashVolume, cluster: Cluster) -> Placement | Refusal | None:
+    """The SSD that holds its bytes already: its object lost its status, or was restored from a backup."""
+    where = cluster.ledger.extents(identity(volume) or "")
+    answering = [item for item in where if item[0][0] in cluster.answering]
+    where = answering or where
+    if not where:
+        return None
+    if len(where) > 1:
+        places = ", ".join(f"SSD {ssd} of server {node}" for (node, ssd), _ in where)
+        return Refusal("FoundTwice", f"its bytes are on {places}: take all but the right SSD out, nothing is touched")
+    (place, extent), *_ = where
+    if not _is_of_pool(place, volume.spec.pool, cluster):
+        return Refusal(
+            "FoundElsewhere",
+            f"its bytes are on SSD {place[1]} of server {place[0]}, which is not of pool {volume.spec.pool}: an admin "
+            "can make the pool select it",
+        )
+    distance = _distance(volume, *place, cluster)
+    p2p = _peer_to_peer(volume, *place, cluster)
+    return Placement(*place, extent.bytes, distance, p2p, "Found", "its bytes were found there")
+
+
+def _is_of_pool(place: Place, pool: str, cluster: Cluster) -> bool:
+    view = cluster.views[pool]
+    return any((item.node, item.ssd.id) == place for item in view.ssds) or any(
+        (item.node, item.ssd) == place for item in view.draining
+    )
+
+
+def _not_found(volume: FlashVolume, cluster: Cluster) -> Refusal:
+    silent = sorted(set(cluster.nodes) - cluster.answering)
+    maybe = f"; it may be on a server that does not answer now: {', '.join(silent)}" if silent else ""
+    return Refusal(
+        "NotFound",
+        f"spec.id {volume.spec.id} came with the object, and no SSD holds it{maybe}. It is waited for; if its bytes "
+        "are gone for good, delete this object and make one without spec.id",
+    )
+
+
+# --- which SSDs could take it, and which is best? ---
+
+
+def _candidates(volume: FlashVolume, pool: FlashPool, cluster: Cluster) -> tuple[tuple[Candidate, ...], Refusal | None]:
+    """The SSDs of the pool, best first, each with what speaks against it; and why none is taken when none is."""
+    view = cluster.views[pool.metadata.name]
+    name = pool.metadata.name
     if not view.ssds:
-        return Refusal("PoolEmpty", f"pool {pool} has no usable SSD: kubectl describe flashpool {pool} says why")
-    measure = _measure(near.gpu if near else None, chosen)
-    said: list[str] = [f"{len(view.ssds)} SSDs in pool {pool}"]
-    candidates = [_Candidate(item, measure(item)) for item in view.ssds]
+        return (), Refusal("PoolEmpty", f"pool {name} has no usable SSD: kubectl describe flashpool {name} says why")
+    near = volume.spec.near
+    server, gpu = None, None
+    if near is not None and (near.node or near.gpu):
+        found = _asked(volume, cluster)
+        if isinstance(found, Refusal):
+            return (), found
+        server, gpu = found
+    candidates = [_candidate(item, server, gpu, cluster) for item in view.ssds]
+    sieve = _Sieve(candidates, f"{len(candidates)} SSDs in pool {name}")
+    if server is not None:
+        where = server.metadata.name
+        sieve.keep(lambda c: "" if c.item.node == where else f"it is not in server {where}", f"on server {where}")
+    if near is not None and near.ssd:
+        sieve.keep(lambda c: "" if c.item.ssd.id == near.ssd else f"spec.near.ssd is {near.ssd}", f"with id {near.ssd}")
+    if near is not None and near.max_distance is not None and server is not None and gpu is not None:
+        limit = Distance(near.max_distance)
+        place = f"{server.metadata.name}/{gpu.address}"
+        sieve.keep(lambda c: _too_far(c.distance, limit), f"within {limit} of GPU {place}")
+    exact = near is not None and server is not None and near.node == server.metadata.name
+    _keep_servers(sieve, cluster, exact=exact)
+    sieve.keep_if_any(
+        lambda c: f"it is failing: {c.item.ssd.failing}" if c.item.ssd.failing else "", "that do not fail"
+    )
+    turned_down = cluster.refusals.get(volume.metadata.uid, {})
+    words = "; ".join(sorted(set(turned_down.values())))
+    sieve.keep_if_any(
+        lambda c: f"its server refused: {turned_down[c.item.ssd.id]}" if c.item.ssd.id in turned_down else "",
+        f"not refused by their server ({words})",
+    )
+    refusal = _no_room(volume, sieve)
+    servers, now = _fullness(candidates), (volume.status.node_name, volume.status.ssd)
+    candidates.sort(
+        key=lambda c: (c.why_not != "", (c.item.node, c.item.ssd.id) != now, *_order(c, gpu, servers)),
+    )
+    return tuple(candidates), refusal
 
-    def narrow(keep: Callable[[_Candidate], bool], what: str) -> None:
-        nonlocal candidates
-        candidates = [candidate for candidate in candidates if keep(candidate)]
-        said.append(f"{len(candidates)} {what}")
 
-    if near and near.node:
-        narrow(lambda c: c.item.node == near.node, f"on server {near.node}")
-    if near and near.ssd:
-        narrow(lambda c: c.item.ssd.id == near.ssd, f"with id {near.ssd}")
-    limit = near.max_distance if near else None
-    if near and limit is not None:
-        within = _within(Distance(limit))
-        narrow(lambda c: c.distance is not None and within(c.distance), f"within {limit} of GPU {near.gpu}")
-    if any(candidate.item.node not in answering for candidate in candidates):
-        narrow(lambda c: c.item.node in answering, "on servers whose agent answers")
-    turned_down = refused_by_agent or {}
-    if any(candidate.item.ssd.id in turned_down for candidate in candidates):
-        words = "; ".join(sorted({turned_down[c.item.ssd.id] for c in candidates if c.item.ssd.id in turned_down}))
-        narrow(lambda c: c.item.ssd.id not in turned_down, f"not refused by their server ({words})")
-    if not candidates:
-        return Refusal("NoSuitableSSD", "; ".join(said))
+def _asked(volume: FlashVolume, cluster: Cluster) -> tuple[FlashNode, Gpu | None] | Refusal:
+    """The server and the GPU that spec.near names."""
+    near = volume.spec.near
+    assert near is not None
+    if near.gpu and not near.node:
+        for server in cluster.nodes.values():
+            for item in server.status.gpus:
+                if item.uuid == near.gpu:
+                    return server, item
+        return Refusal("GPUNotFound", f"no server has a GPU {near.gpu}: compare with kubectl flash topology -o json")
+    node = cluster.nodes.get(near.node or "")
+    if node is None:
+        known = ", ".join(sorted(cluster.nodes)) or "none"
+        return Refusal("NodeNotFound", f"there is no FlashNode {near.node}; there are: {known}")
+    if not near.gpu:
+        return node, None
+    gpu = next((item for item in node.status.gpus if near.gpu in (item.address, item.uuid)), None)
+    if gpu is None:
+        known = ", ".join(item.address for item in node.status.gpus) or "none"
+        return Refusal("GPUNotFound", f"server {near.node} has no GPU at {near.gpu}; it has: {known}")
+    return node, gpu
+
+
+def _candidate(item: PoolSsd, server: FlashNode | None, gpu: Gpu | None, cluster: Cluster) -> Candidate:
+    home = cluster.nodes[item.node]
+    distance, own = None, False
+    if server is not None and gpu is not None and item.node == server.metadata.name:
+        distance = cluster.neighbours.distances(home).between.get((gpu.address, item.ssd.id))
+        own = any(pair.gpu == gpu.address and pair.id == item.ssd.id for pair in home.status.pairs)
+    return Candidate(item, distance, own, cluster.neighbours.of(home).get(item.ssd.id, 0))
+
+
+class _Sieve:
+    """Candidates, fewer with each question, and the sentence that tells how many each one left."""
+
+    def __init__(self, candidates: list[Candidate], said: str) -> None:
+        self._all = candidates
+        self.said = [said]
+
+    @property
+    def left(self) -> list[Candidate]:
+        """Those that nothing speaks against yet."""
+        return [candidate for candidate in self._all if not candidate.why_not]
+
+    def keep(self, why_not: Callable[[Candidate], str], what: str) -> None:
+        """Takes out those that have a reason against them."""
+        for candidate in self.left:
+            candidate.why_not = why_not(candidate)
+        self.said.append(f"{len(self.left)} {what}")
+
+    def keep_if_any(self, why_not: Callable[[Candidate], str], what: str) -> None:
+        """The same, without a word where it takes out none."""
+        before = len(self.left)
+        self.keep(why_not, what)
+        if len(self.left) == before:
+            self.said.pop()
+
+
+def _keep_servers(sieve: _Sieve, cluster: Cluster, *, exact: bool) -> None:
+    """Only servers that take new volumes. A cordoned one does for a volume that names it (`exact`), as with pods."""
+
+    def silent(candidate: Candidate) -> str:
+        name = candidate.item.node
+        return "" if name in cluster.answering else f"the agent on server {name} does not answer"
+
+    def maintained(candidate: Candidate) -> str:
+        name = candidate.item.node
+        if cluster.nodes[name].spec.maintenance:
+            return f"server {name} is in maintenance (spec.maintenance of its FlashNode)"
+        if name in cluster.cordoned and not exact:
+            return f"Node {name} is cordoned: kubectl uncordon {name}, or name it in spec.near.node"
+        return ""
+
+    sieve.keep_if_any(silent, "on servers whose agent answers")
+    sieve.keep_if_any(maintained, "on servers that take new volumes")
+
+
+def _no_room(volume: FlashVolume, sieve: _Sieve) -> Refusal | None:
+    """Marks the SSDs that are too full; why none is taken when none is left."""
+    if not sieve.left:
+        return Refusal("NoSuitableSSD", f"{'; '.join(sieve.said)}; kubectl flash why volume says it for each SSD")
     needed = align_up(volume.spec.size)
-    largest = max(candidate.item.largest for candidate in candidates)
-    if needed > largest:
-        said.append(f"largest free extent {human_bytes(largest)} < {volume.spec.size}")
-        return Refusal("NoSpace", "; ".join(said))
-    fitting: Iterable[_Candidate] = (c for c in candidates if c.item.largest >= needed)
-    best = min(fitting, key=_Candidate.order)
-    return Placement(best.item.node, best.item.ssd.id, best.distance)
+    largest = max(candidate.item.largest for candidate in sieve.left)
+    for candidate in sieve.left:
+        if candidate.item.largest < needed:
+            candidate.why_not = f"its largest free extent is {human_bytes(candidate.item.largest)} < {volume.spec.size}"
+    if sieve.left:
+        return None
+    said = [*sieve.said, f"largest free extent {human_bytes(largest)} < {volume.spec.size}"]
+    return Refusal("NoSpace", f"{'; '.join(said)}; make it smaller, release volumes, or give the pool more SSDs")
 
 
-def _within(limit: Distance) -> Callable[[Distance], bool]:
-    """Whether a distance is within a limit. An unknown one is so only where everything is."""
-    return lambda how_far: limit is Distance.SYS or how_far <= limit
+def _too_far(how_far: Distance | None, limit: Distance) -> str:
+    """Why an SSD is not within a limit. An unknown distance is so only where everything is."""
+    if how_far is not None and (limit is Distance.SYS or how_far <= limit):
+        return ""
+    return f"it is {how_far or 'not in that server'}, farther than {limit}"
 
 
-def _measure(gpu_address: str | None, node: FlashNode | None) -> Callable[[PoolSsd], Distance | None]:
-    """How far each SSD is from the GPU; None for SSDs of other servers, and where no GPU was asked for."""
-    gpu = next((gpu for gpu in node.status.gpus if gpu.address == gpu_address), None) if node and gpu_address else None
-    if gpu is None or node is None:
-        return lambda _: None
-    name, origin = node.metadata.name, from_location(gpu)
-    return lambda item: distance(origin, from_location(item.ssd)) if item.node == name else None
+def _fullness(candidates: list[Candidate]) -> dict[str, int]:
+    """By server, how much of what the pool has on it is taken, in millionths."""
+    free: dict[str, int] = {}
+    whole: dict[str, int] = {}
+    for candidate in candidates:
+        item = candidate.item
+        free[item.node] = free.get(item.node, 0) + item.free_bytes
+        whole[item.node] = whole.get(item.node, 0) + item.capacity
+    return {node: _taken(free[node], whole[node]) for node in free}
+
+
+def _taken(free: int, whole: int) -> int:
+    """Millionths that are taken: whole numbers, so that the order is the same on every machine."""
+    return 1_000_000 - free * 1_000_000 // whole if whole else 1_000_000
+
+
+def _order(candidate: Candidate, gpu: Gpu | None, servers: dict[str, int]) -> tuple[int, int, int, int, int, str, str]:
+    """Best first, the same on every run.
+
+    Near a GPU: the nearest; of those the GPU's own, so that others keep theirs; then the emptiest. Anywhere: SSDs that
+    are no GPU's neighbour, so that neighbours are left for those who ask for one; then the emptiest SSD, in the
+    emptiest server.
+    """
+    item = candidate.item
+    name = (item.node, item.ssd.id)
+    taken = _taken(item.free_bytes, item.capacity)
+    if gpu is not None:
+        rank = candidate.distance.rank if candidate.distance is not None else len(Distance)
+        return (rank, 0 if candidate.own else 1, taken, candidate.gpus, 0, *name)
+    return (candidate.gpus, taken, servers[item.node], 0, 0, *name)
+
+
+# --- how near is what was found? ---
+
+
+def near_gpu(volume: FlashVolume, node: FlashNode) -> Gpu | None:
+    """The GPU of this server that the volume shall be near."""
+    wanted = volume.spec.near.gpu if volume.spec.near is not None else None
+    return next((gpu for gpu in node.status.gpus if wanted and wanted in (gpu.address, gpu.uuid)), None)
+
+
+def _distance(volume: FlashVolume, node: str, ssd: str, cluster: Cluster) -> Distance | None:
+    near, home = volume.spec.near, cluster.nodes[node]
+    gpu = near_gpu(volume, home) if near is not None and near.node in (None, node) else None
+    return cluster.neighbours.distances(home).between.get((gpu.address, ssd)) if gpu is not None else None
+
+
+def _peer_to_peer(volume: FlashVolume, node: str, ssd: str, cluster: Cluster) -> PeerToPeerStatus | None:
+    """What the pair of the GPU and the SSD says, when they are one."""
+    home = cluster.nodes.get(node)
+    gpu = near_gpu(volume, home) if home is not None else None
+    if home is None or gpu is None:
+        return volume.status.p2p
+    return next((pair.p2p for pair in home.status.pairs if pair.gpu == gpu.address and pair.id == ssd), None)
+
+
+# --- may it grow? ---
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How large a volume may be now, and why not as large as it wants; `why_not` is empty when it may."""
+
+    bytes: int
+    reason: str = ""
+    why_not: str = field(default="")
+
+
+def grow(volume: FlashVolume, cluster: Cluster) -> Growth:
+    """How large a carved volume may be: what it has been granted, or what it asks for when quota and place allow."""
+    now, wanted = granted(volume), align_up(volume.spec.size)
+    if volume.status.granted_by != cluster.leader and volume.status.bytes is not None:
+        now = volume.status.bytes  # what another controller granted and is not there yet is decided anew
+    if wanted <= now:
+        return Growth(now)
+    pool = cluster.pools.get(volume.spec.pool)
+    if pool is None or pool.deleting:
+        return Growth(now, "PoolGone", f"FlashPool {volume.spec.pool} is gone, or being deleted")
+    refusal = _may_use(volume, pool, cluster) or _over_quota(volume, pool, cluster, wanted)
+    if refusal is not None:
+        return Growth(now, refusal.reason, refusal.message)
+    place = (volume.status.node_name or "", volume.status.ssd or "")
+    if not any((item.node, item.ssd.id) == place for item in cluster.views[pool.metadata.name].ssds):
+        return Growth(now, "Draining", f"pool {pool.metadata.name} does not have SSD {place[1]} for new bytes now")
+    most, behind = cluster.ledger.room(place, identity(volume) or "", pool.spec.reserve_percent)
+    if wanted > most:
+        words = f"behind it is {behind}: it can have at most {human_bytes(most)} where it is"
+        return Growth(now, "NoSpace", f"{words}; release what is behind it, or make another volume and copy the data")
+    return Growth(wanted)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from kubeflash.api.quantity import human_bytes
+from kubeflash.api.quantity import Quantity, human_bytes
 from kubeflash.api.v1alpha1 import (
+    DrainingSsd,
     FlashNode,
     FlashPool,
     FlashPoolStatus,
     FlashVolume,
     LabelSelector,
+    NamespaceUse,
     PoolNode,
     PoolSummary,
     RefusedSsd,
     Ssd,
 )
-from kubeflash.domain.allocation import Span, align_up, usable, with_reservations
-from kubeflash.domain.selectors import matches, selects_node, selects_ssd
+from kubeflash.domain.allocation import Span, usable
+from kubeflash.domain.ledger import Ledger
+from kubeflash.domain.neighbours import Neighbours
+from kubeflash.domain.selectors import matches, names, selects_node, selects_ssd, why_not_selected
+
+SHOWN = 1000
+"""Refused SSDs that a pool's status lists at the most: an object of the API has at most a megabyte and a half."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,13 @@ class PoolSsd:
 
     node: str
     ssd: Ssd
-    free: tuple[Span, ...]
+    reserve: int
+    ledger: Ledger = field(repr=False, compare=False)
+
+    @property
+    def free(self) -> tuple[Span, ...]:
+        """The free extents, at this moment."""
+        return self.ledger.free((self.node, self.ssd.id), self.reserve)
 
     @property
     def free_bytes(self) -> int:
@@ -39,6 +52,11 @@ class PoolSsd:
         """Bytes in the largest free extent: the largest volume that fits."""
         return max((span.bytes for span in self.free), default=0)
 
+    @property
+    def capacity(self) -> int:
+        """Bytes for volumes."""
+        return usable(self.ssd.bytes, self.reserve).bytes
+
 
 @dataclass(frozen=True)
 class PoolView:
@@ -47,14 +65,24 @@ class PoolView:
     pool: FlashPool
     ssds: tuple[PoolSsd, ...]
     refused: tuple[RefusedSsd, ...]
+    draining: tuple[DrainingSsd, ...]
 
 
-def owner_of(ssd: Ssd, pools: Iterable[FlashPool], node_labels: Mapping[str, str] | None) -> FlashPool | None:
+def owner_of(
+    ssd: Ssd, pools: Iterable[FlashPool], node_labels: Mapping[str, str] | None, *, neighbour: bool
+) -> FlashPool | None:
     """The pool that an SSD belongs to: of those that select it the oldest, then the first by name."""
     selecting = [
-        pool for pool in pools if not pool.deleting and selects_node(pool, node_labels) and selects_ssd(pool, ssd)
+        pool
+        for pool in pools
+        if not pool.deleting and selects_node(pool, node_labels) and selects_ssd(pool, ssd, neighbour=neighbour)
     ]
     return min(selecting, key=_age, default=None)
+
+
+def needs_thorough(pool: FlashPool, ssd: Ssd) -> bool:
+    """Whether the pool selects the SSD without anybody having named it: it must be proven blank more thoroughly."""
+    return pool.spec.ssds.all and not names(pool.spec.ssds, ssd)
 
 
 def _age(pool: FlashPool) -> tuple[str, str]:
@@ -63,81 +91,126 @@ def _age(pool: FlashPool) -> tuple[str, str]:
 
 
 def evaluate(
-    pool: FlashPool,
-    *,
     pools: Iterable[FlashPool],
+    *,
     nodes: Iterable[FlashNode],
     node_labels: Mapping[str, Mapping[str, str]],
-    volumes: Iterable[FlashVolume],
-) -> PoolView:
-    """What the pool can use, and each selected SSD that it cannot, with the reason.
+    ledger: Ledger,
+    neighbours: Neighbours,
+) -> dict[str, PoolView]:
+    """For each pool what it can use, each SSD that it selects and cannot use, and each that it must keep, with reasons.
 
     Args:
-        pool: the pool.
         pools: all pools: an SSD that several select belongs to the oldest.
         nodes: all servers.
         node_labels: labels of the Nodes, by name.
-        volumes: all volumes, for those that are placed on an SSD and not carved yet.
+        ledger: what is taken.
+        neighbours: which SSDs are neighbours of GPUs.
     """
-    all_pools, all_volumes = list(pools), list(volumes)
-    usable_ssds: list[PoolSsd] = []
-    refused: list[RefusedSsd] = []
-    seen: set[str] = set()
+    everything = list(pools)
+    found: dict[str, _Pool] = {pool.metadata.name: _Pool(pool) for pool in everything}
     for node in sorted(nodes, key=lambda item: item.metadata.name):
-        name = node.metadata.name
-        labels = node_labels.get(name)
+        labels = node_labels.get(node.metadata.name)
+        near = neighbours.of(node)
         for ssd in sorted(node.status.ssds, key=lambda item: item.address):
-            if not selects_ssd(pool, ssd):
-                continue
-            seen.update((ssd.serial, ssd.id))
-            if not selects_node(pool, labels):
-                refused.append(RefusedSsd(node=name, ssd=ssd.id, reason=f"spec.nodes does not select server {name}"))
-                continue
-            owner = owner_of(ssd, all_pools, labels)
-            if owner is not None and owner.metadata.name != pool.metadata.name:
-                reason = f"pool {owner.metadata.name} selects it too and is older; take it out of one of them"
-                refused.append(RefusedSsd(node=name, ssd=ssd.id, reason=reason))
-            elif ssd.state == "Foreign":
-                refused.append(RefusedSsd(node=name, ssd=ssd.id, reason=ssd.reason))
+            owner = owner_of(ssd, everything, labels, neighbour=near.get(ssd.id, 0) > 0)
+            for one in found.values():
+                one.look(node.metadata.name, labels, ssd, owner, ledger, neighbour=near.get(ssd.id, 0) > 0)
+    return {name: one.view() for name, one in found.items()}
+
+
+class _Pool:
+    """One pool while it is evaluated."""
+
+    def __init__(self, pool: FlashPool) -> None:
+        self._pool = pool
+        self._usable: list[PoolSsd] = []
+        self._refused: list[RefusedSsd] = []
+        self._draining: list[DrainingSsd] = []
+        self._seen: set[str] = set()
+
+    def look(
+        self,
+        node: str,
+        labels: Mapping[str, str] | None,
+        ssd: Ssd,
+        owner: FlashPool | None,
+        ledger: Ledger,
+        *,
+        neighbour: bool,
+    ) -> None:
+        """Looks at one SSD of one server; `owner` is the pool that it belongs to."""
+        pool, name = self._pool, self._pool.metadata.name
+        named = names(pool.spec.ssds, ssd)
+        self._seen.update((ssd.serial, ssd.id) if named else ())
+        if owner is not None and owner.metadata.name == name:
+            if ssd.state == "Foreign":
+                self._refuse(node, ssd, ssd.reason)
             else:
-                usable_ssds.append(_with_free(name, ssd, all_volumes))
-    missing = [name for name in (*pool.spec.ssds.serials, *pool.spec.ssds.ids) if name not in seen]
-    refused += [
-        RefusedSsd(
-            node="",
-            ssd=name,
-            reason="no server has such an SSD: compare with kubectl get flashnodes -o yaml, status.ssds",
-        )
-        for name in missing
-    ]
-    return PoolView(pool, tuple(usable_ssds), tuple(refused))
+                self._usable.append(PoolSsd(node, ssd, pool.spec.reserve_percent, ledger))
+            if not (ssd.state == "Foreign" and ledger.placed_on((node, ssd.id))):
+                return
+        why = ssd.reason if owner is pool else self._why_not(node, labels, ssd, owner, neighbour=neighbour)
+        mine = sorted(volume.key for volume in ledger.placed_on((node, ssd.id)) if volume.spec.pool == name)
+        if mine:
+            self._draining.append(DrainingSsd(node=node, ssd=ssd.id, reason=why, volumes=mine))
+        elif pool.deleting:
+            return
+        elif named or (selects_node(pool, labels) and selects_ssd(pool, ssd, neighbour=neighbour)):
+            self._refuse(node, ssd, why)
+
+    def _why_not(
+        self,
+        node: str,
+        labels: Mapping[str, str] | None,
+        ssd: Ssd,
+        owner: FlashPool | None,
+        *,
+        neighbour: bool,
+    ) -> str:
+        if self._pool.deleting:
+            return "the pool is being deleted"
+        if not selects_node(self._pool, labels):
+            return f"spec.nodes does not select server {node}"
+        why = why_not_selected(self._pool, ssd, neighbour=neighbour)
+        if why is not None:
+            return why
+        other = owner.metadata.name if owner is not None else "another"
+        return f"pool {other} selects it too and is older; take it out of one of them"
+
+    def _refuse(self, node: str, ssd: Ssd, reason: str) -> None:
+        self._refused.append(RefusedSsd(node=node, ssd=ssd.id, reason=reason))
+
+    def view(self) -> PoolView:
+        """What was found."""
+        wanted = self._pool.spec.ssds
+        missing = [name for name in (*wanted.serials, *wanted.ids) if name not in self._seen]
+        self._refused += [
+            RefusedSsd(
+                node="",
+                ssd=name,
+                reason="no server has such an SSD: compare with kubectl get flashnodes -o yaml, status.ssds",
+            )
+            for name in dict.fromkeys(missing)
+        ]
+        return PoolView(self._pool, tuple(self._usable), tuple(self._refused), tuple(self._draining))
 
 
-def _with_free(node: str, ssd: Ssd, volumes: Iterable[FlashVolume]) -> PoolSsd:
-    carved_ids = {extent.id for extent in ssd.volumes}
-    reserved = [
-        align_up(volume.spec.size)
-        for volume in volumes
-        if volume.status.node_name == node and volume.status.ssd == ssd.id and volume.spec.id not in carved_ids
-    ]
-    carved = [Span(extent.start, extent.bytes) for extent in ssd.volumes]
-    return PoolSsd(node, ssd, with_reservations(ssd.bytes, carved, reserved))
-
-
-def pool_status(view: PoolView, generation: int) -> FlashPoolStatus:
+def pool_status(view: PoolView, ledger: Ledger) -> FlashPoolStatus:
     """What `kubectl get` and `describe` show of a pool, without its conditions."""
     by_node: dict[str, list[PoolSsd]] = {}
     for item in view.ssds:
         by_node.setdefault(item.node, []).append(item)
     return FlashPoolStatus(
-        observed_generation=generation,
+        observed_generation=view.pool.metadata.generation,
         summary=PoolSummary(
             ssds=len(view.ssds),
             nodes=len(by_node),
-            capacity=human_bytes(sum(usable(item.ssd.bytes).bytes for item in view.ssds)),
+            capacity=human_bytes(sum(item.capacity for item in view.ssds)),
             free=human_bytes(sum(item.free_bytes for item in view.ssds)),
             largest=human_bytes(max((item.largest for item in view.ssds), default=0)),
             refused=len(view.refused),
+            draining=len(view.draining),
         ),
         nodes=[
             PoolNode(
@@ -148,8 +221,19 @@ def pool_status(view: PoolView, generation: int) -> FlashPoolStatus:
             )
             for name, items in sorted(by_node.items())
         ],
-        refused=list(view.refused),
+        refused=list(view.refused[:SHOWN]),
+        draining=list(view.draining[:SHOWN]),
+        namespaces=[
+            NamespaceUse(name=name, volumes=count, bytes=Quantity(total))
+            for name, (count, total) in ledger.use_of(view.pool.metadata.name).items()
+        ],
     )
+
+
+def holding(pool: FlashPool, volumes: Iterable[FlashVolume]) -> list[str]:
+    """The volumes that keep a pool from going, as namespace/name: those that have bytes of it."""
+    name = pool.metadata.name
+    return sorted(item.key for item in volumes if item.spec.pool == name and item.status.node_name is not None)
 
 
 def allows(pool: FlashPool, namespace: str, labels: Mapping[str, str], own_namespace: str) -> bool:

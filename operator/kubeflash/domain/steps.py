@@ -1,35 +1,99 @@
 """Plans are data: typed steps, each with what it expects to find. Printing a plan is `describe` for each step.
 
 Steps are idempotent. After a crash between any two of them the next pass observes what is, plans what is left, and
-goes on from there.
+goes on from there. Steps of one `group` (an SSD, an export, a connection) run one after another, groups side by side.
+When a step fails, those of the same `subject` behind it are left out, and the others go on.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
+from kubeflash.api.quantity import human_bytes
 from kubeflash.domain.disk import Label, Partition
 from kubeflash.domain.fabric import Portal
+
+WipeMode = Literal["Zero", "Discard", "None"]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One change on this server."""
+    """One change on this server.
+
+    Attributes:
+        expects: what it expects to find, looked at again right before; it does nothing otherwise.
+        takes_down: whether it follows from something not being wanted any more: never done in doubt.
+        new_bytes: whether it gives a volume bytes: done only at the word of the controller that leads.
+    """
+
+    expects: ClassVar[str] = ""
+    takes_down: ClassVar[bool] = False
+    new_bytes: ClassVar[bool] = False
 
     def describe(self) -> str:
         """What the step does, in one line for an administrator."""
         raise NotImplementedError
+
+    @property
+    def group(self) -> str:
+        """What it works on: one step at a time."""
+        raise NotImplementedError
+
+    @property
+    def subject(self) -> str:
+        """What fails when it fails."""
+        return self.group
 
 
 # --- disks: all name the SSD by its durable id; the device is looked up, and its identity checked, right before ---
 
 
 @dataclass(frozen=True)
-class ClaimSsd(Step):
-    """Write KubeFlash's partition table and label. Expects the SSD blank, or half-claimed by this very owner."""
+class SsdStep(Step):
+    """One change on an SSD."""
 
     ssd: str
+
+    @property
+    def group(self) -> str:
+        """The SSD."""
+        return self.ssd
+
+
+@dataclass(frozen=True)
+class RepairTable(SsdStep):
+    """Write the damaged copy of KubeFlash's own partition table anew from the whole one."""
+
+    expects: ClassVar[str] = "one whole copy of the table with this disk GUID"
+    disk_guid: str
+
+    def describe(self) -> str:
+        """What the step does."""
+        return f"repair the partition table of SSD {self.ssd} from its whole copy"
+
+
+@dataclass(frozen=True)
+class TakeOver(SsdStep):
+    """Make this server the owner of an SSD that came from another one: its label is rewritten, all else stays."""
+
+    expects: ClassVar[str] = "the label of the other server, of this cluster and this very SSD"
+    old: Label
+    new: Label
+
+    def describe(self) -> str:
+        """What the step does."""
+        return f"take over SSD {self.ssd} from server {self.old.system_uuid}: write the label anew"
+
+
+@dataclass(frozen=True)
+class ClaimSsd(SsdStep):
+    """Write KubeFlash's partition table and label. `thorough`: nobody named the SSD, so more of it is read."""
+
+    expects: ClassVar[str] = "the SSD blank, proven again right before; or half-claimed by this very owner"
+    new_bytes: ClassVar[bool] = True
     label: Label
+    thorough: bool = False
 
     def describe(self) -> str:
         """What the step does."""
@@ -37,28 +101,65 @@ class ClaimSsd(Step):
 
 
 @dataclass(frozen=True)
-class CarvePartition(Step):
-    """Add a volume's partition. Expects the table of this owner, and the span free."""
+class WipeSsd(SsdStep):
+    """Zero a whole SSD, by an admin's word, and prove it by reading."""
 
-    ssd: str
+    expects: ClassVar[str] = "the very content that the admin was shown, held by nobody, no volume on it"
+    takes_down: ClassVar[bool] = True
+    fingerprint: str
+    bytes: int
+
+    def describe(self) -> str:
+        """What the step does."""
+        return f"wipe SSD {self.ssd}: zero all {human_bytes(self.bytes)} of it, read back; an admin asked for it"
+
+
+@dataclass(frozen=True)
+class VolumeStep(SsdStep):
+    """One change of a volume's partition, in the table with this disk GUID."""
+
     disk_guid: str
     partition: Partition
+
+    @property
+    def subject(self) -> str:
+        """The volume."""
+        return self.partition.uuid
+
+
+@dataclass(frozen=True)
+class CarvePartition(VolumeStep):
+    """Add a volume's partition."""
+
+    expects: ClassVar[str] = "the table of this owner; number, id and place free"
+    new_bytes: ClassVar[bool] = True
 
     def describe(self) -> str:
         """What the step does."""
         part = self.partition
-        return (
-            f"carve volume {part.name}: partition {part.number} of SSD {self.ssd}, {part.bytes} bytes at {part.start}"
-        )
+        where = f"partition {part.number} of SSD {self.ssd}, {human_bytes(part.bytes)} at {part.start}"
+        return f"carve volume {part.name}: {where}"
 
 
 @dataclass(frozen=True)
-class ShowPartition(Step):
+class GrowPartition(VolumeStep):
+    """Grow a volume's partition, which may be in use, into the free space behind it."""
+
+    expects: ClassVar[str] = "the partition as it is, or grown already; the space behind it free"
+    new_bytes: ClassVar[bool] = True
+    new_size: int
+
+    def describe(self) -> str:
+        """What the step does."""
+        sizes = f"{human_bytes(self.partition.bytes)} to {human_bytes(self.new_size)}"
+        return f"grow volume {self.partition.name} on SSD {self.ssd} from {sizes}"
+
+
+@dataclass(frozen=True)
+class ShowPartition(VolumeStep):
     """Tell the kernel of a partition that is in the table only, as a crash between the two leaves it."""
 
-    ssd: str
-    disk_guid: str
-    partition: Partition
+    expects: ClassVar[str] = "the partition in the table"
 
     def describe(self) -> str:
         """What the step does."""
@@ -66,25 +167,26 @@ class ShowPartition(Step):
 
 
 @dataclass(frozen=True)
-class WipePartition(Step):
-    """Zero a volume's partition and prove it by reading. Expects it unheld and named by the volume's id."""
+class WipePartition(VolumeStep):
+    """Wipe a volume's partition as its pool says, and prove it by reading."""
 
-    ssd: str
-    disk_guid: str
-    partition: Partition
+    expects: ClassVar[str] = "the partition, named by the volume's id, held by nobody, not exported"
+    takes_down: ClassVar[bool] = True
+    mode: WipeMode = "Zero"
 
     def describe(self) -> str:
         """What the step does."""
-        return f"wipe volume {self.partition.name}: zero {self.partition.bytes} bytes of SSD {self.ssd}, read back"
+        verb = "discard" if self.mode == "Discard" else "zero"
+        what = f"{human_bytes(self.partition.bytes)} of SSD {self.ssd}"
+        return f"wipe volume {self.partition.name}: {verb} {what}, read back"
 
 
 @dataclass(frozen=True)
-class RemovePartition(Step):
-    """Delete a wiped partition from the table. Expects number, PARTUUID and start to be those of the volume."""
+class RemovePartition(VolumeStep):
+    """Delete a wiped partition from the table."""
 
-    ssd: str
-    disk_guid: str
-    partition: Partition
+    expects: ClassVar[str] = "number, PARTUUID and place to be the volume's, nobody having it open"
+    takes_down: ClassVar[bool] = True
 
     def describe(self) -> str:
         """What the step does."""
@@ -99,6 +201,11 @@ class ExportStep(Step):
     """One step of building or fencing the export of one attachment."""
 
     nqn: str
+
+    @property
+    def group(self) -> str:
+        """The export."""
+        return self.nqn
 
 
 @dataclass(frozen=True)
@@ -148,6 +255,17 @@ class EnableNamespace(ExportStep):
 
 
 @dataclass(frozen=True)
+class RevalidateNamespace(ExportStep):
+    """Have nvmet look at the size of a partition that has grown, so that the consumer sees it."""
+
+    nsid: int
+
+    def describe(self) -> str:
+        """What the step does."""
+        return f"export: have {self.nqn} take over the new size of its volume"
+
+
+@dataclass(frozen=True)
 class CreatePort(ExportStep):
     """A port of the attachment's own. Its number in configfs is its TCP port number."""
 
@@ -174,6 +292,7 @@ class LinkPort(ExportStep):
 class DisallowHost(ExportStep):
     """Take the host off the allow-list: no new connection."""
 
+    takes_down: ClassVar[bool] = True
     host_nqn: str
 
     def describe(self) -> str:
@@ -185,6 +304,7 @@ class DisallowHost(ExportStep):
 class UnlinkPort(ExportStep):
     """Unlink the subsystem from a port: live controllers end."""
 
+    takes_down: ClassVar[bool] = True
     number: int
 
     def describe(self) -> str:
@@ -196,6 +316,7 @@ class UnlinkPort(ExportStep):
 class DisableNamespace(ExportStep):
     """The write barrier: returns when no I/O is in flight any more. Must come before anything is removed."""
 
+    takes_down: ClassVar[bool] = True
     nsid: int
 
     def describe(self) -> str:
@@ -207,6 +328,8 @@ class DisableNamespace(ExportStep):
 class RemoveSubsystem(ExportStep):
     """Remove the subsystem and its (disabled) namespaces."""
 
+    takes_down: ClassVar[bool] = True
+
     def describe(self) -> str:
         """What the step does."""
         return f"fence: remove subsystem {self.nqn}"
@@ -216,6 +339,7 @@ class RemoveSubsystem(ExportStep):
 class RemovePort(ExportStep):
     """Remove a port that nothing is linked to."""
 
+    takes_down: ClassVar[bool] = True
     number: int
 
     def describe(self) -> str:
@@ -227,6 +351,7 @@ class RemovePort(ExportStep):
 class RemoveHost(ExportStep):
     """Remove the host, and with it the keys."""
 
+    takes_down: ClassVar[bool] = True
     host_nqn: str
 
     def describe(self) -> str:
@@ -250,6 +375,11 @@ class Connect(Step):
     reconnect_seconds: int
     loss_seconds: int
 
+    @property
+    def group(self) -> str:
+        """The connection."""
+        return self.nqn
+
     def describe(self) -> str:
         """What the step does."""
         return f"connect to {self.nqn} at {self.portal}"
@@ -259,7 +389,13 @@ class Connect(Step):
 class Disconnect(Step):
     """Disconnect exactly this NQN, unless its device is held; done when sysfs lists it no more."""
 
+    takes_down: ClassVar[bool] = True
     nqn: str
+
+    @property
+    def group(self) -> str:
+        """The connection."""
+        return self.nqn
 
     def describe(self) -> str:
         """What the step does."""

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from kubeflash.api.v1alpha1 import KindInfo, Resource
+from kubeflash.api.v1alpha1 import KindInfo, Model, Resource
+
+
+class NodeSpec(Model):
+    """The part of a Node's spec that KubeFlash reads."""
+
+    unschedulable: bool = False
 
 
 class Node(Resource):
-    """A Node: its labels decide which pools select the server of this name."""
+    """A Node: its labels decide which pools select the server of this name; cordoned, it gets no new volumes."""
 
     info: ClassVar[KindInfo] = KindInfo(
         kind="Node", plural="nodes", short=(), scope="Cluster", columns=(), group="", version="v1"
     )
+
+    spec: NodeSpec = NodeSpec()
 
 
 class Namespace(Resource):

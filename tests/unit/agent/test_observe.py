@@ -23,7 +23,7 @@ class Watched(Observer):
         super().__init__(server.root, GpuRules(), ("192.0.2.1", 6443))
         self.opened: list[str] = []
 
-    def _read_disk(self, ssd, kernel):
+    def _read_disk(self, ssd, kernel, *, thorough):
         self.opened.append(ssd.device_name)
         return DiskView(ssd.id, ssd.bytes, findings=("read",))
 

@@ -52,7 +52,7 @@ def test_an_ssd_that_is_away_unreadable_or_another_s_releases_nothing(server):
 def reported(server, before=None):
     """The status that the agent writes, as JSON; None when there is nothing to write."""
     known = before or node("a", 1, [], [])
-    written = report_node(known, server.observe(), {}, "key", T0)
+    written = report_node(known, server.observe(), {}, {}, plan=[], public_key="key", now=T0)
     return None if written is None else written.status
 
 

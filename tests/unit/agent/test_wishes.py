@@ -16,4 +16,4 @@ def test_deletion_alone_wipes_nothing(deleting, release, wiped):
     status = {"nodeName": "gpu-a", "ssd": "S-1"}
     item = volume("v", 1, deleting=deleting, status=status if release is None else {**status, "release": release})
     assert is_released(item) is wiped
-    assert [wish.released for wish in volume_wishes([item])] == [wiped]
+    assert [wish.released for wish in volume_wishes([item], {})] == [wiped]

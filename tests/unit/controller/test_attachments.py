@@ -6,7 +6,7 @@ import pytest
 
 from kubeflash.api.v1alpha1 import FlashAttachment
 from kubeflash.controller.attachments import reconcile_attachment
-from kubeflash.controller.snapshot import Snapshot
+from kubeflash.domain.cluster import Cluster
 from kubeflash.domain.names import export_identity
 from kubeflash.domain.sealing import SealBroken, generate_private_key, public_key, unseal
 from kubeflash.kube.writes import Apply, Patch
@@ -21,9 +21,9 @@ def carved(**status):
     return volume("v", 10, status={"nodeName": "gpu-a", "ssd": "S-1", "conditions": [READY, CARVED], **status})
 
 
-def snapshot(*attachments: FlashAttachment, volumes=None, silent=(), **more) -> Snapshot:
+def snapshot(*attachments: FlashAttachment, volumes=None, silent=(), **more) -> Cluster:
     servers = (node("gpu-a", 1, [], [], public_key(KEY_A)), node("gpu-b", 2, [], [], public_key(KEY_B)))
-    return Snapshot(
+    return Cluster(
         now=T0,
         answering=frozenset({"gpu-a", "gpu-b"}) - frozenset(silent),
         pools={"fast": pool("fast", 3, "S")},
@@ -34,7 +34,7 @@ def snapshot(*attachments: FlashAttachment, volumes=None, silent=(), **more) -> 
     )
 
 
-def only(item: FlashAttachment, snap: Snapshot) -> Apply:
+def only(item: FlashAttachment, snap: Cluster) -> Apply:
     (write,) = reconcile_attachment(item, snap)
     assert isinstance(write, Apply)
     return write

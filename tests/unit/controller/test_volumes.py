@@ -9,8 +9,8 @@ from datetime import timedelta
 import pytest
 
 from kubeflash.api.v1alpha1 import FINALIZER, FlashVolume
-from kubeflash.controller.snapshot import Snapshot
 from kubeflash.controller.volumes import reconcile_volume
+from kubeflash.domain.cluster import Cluster
 from kubeflash.domain.names import export_identity
 from kubeflash.kube.writes import Apply, Patch
 from support.objects import T0, attachment, gpu_json, make, node, pool, ssd_json, uid, volume
@@ -19,9 +19,9 @@ GPU, NEAR_SSD, FAR_SSD = 0x12, ssd_json("NEAR", 0x13), ssd_json("FAR", 0x23)
 GPU_ADDRESS = "0000:12:00.0"
 
 
-def snapshot(*volumes, attachments=(), pools=None, ssds=(NEAR_SSD, FAR_SSD), silent=(), **more) -> Snapshot:
+def snapshot(*volumes, attachments=(), pools=None, ssds=(NEAR_SSD, FAR_SSD), silent=(), **more) -> Cluster:
     servers = (node("gpu-a", 1, [gpu_json(GPU)], list(ssds)), node("gpu-b", 2, [], []))
-    return Snapshot(
+    return Cluster(
         now=T0,
         answering=frozenset({"gpu-a", "gpu-b"}) - frozenset(silent),
         pools={item.metadata.name: item for item in (pools if pools is not None else [pool("fast", 3, "NEAR", "FAR")])},
@@ -36,24 +36,28 @@ def conditions(write: Apply) -> dict[str, dict]:
     return {item["type"]: item for item in write.status["conditions"]}
 
 
-def only(item: FlashVolume, snap: Snapshot) -> Apply:
-    writes, _ = reconcile_volume(item, snap)
+def only(item: FlashVolume, snap: Cluster) -> Apply:
+    writes = reconcile_volume(item, snap)
     (write,) = writes
     assert isinstance(write, Apply)
     return write
 
 
-def test_a_new_volume_gets_its_finalizer_and_its_id_in_one_write():
+def test_a_new_volume_is_placed_then_gets_its_id_and_its_finalizer_in_one_write():
     new = make(FlashVolume, "v", 10, spec={"pool": "fast", "size": "1Mi"}, finalized=False)
-    (write,), _ = reconcile_volume(new, snapshot(new))
-    assert isinstance(write, Patch)
-    assert write.body["metadata"]["finalizers"] == [FINALIZER]
-    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", write.body["spec"]["id"])
+    write = only(new, snapshot(new))
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", write.status["id"])
+    assert write.status["nodeName"] == "gpu-a"
+    placed = make(FlashVolume, "v", 10, spec={"pool": "fast", "size": "1Mi"}, status=write.status, finalized=False)
+    (patch,) = reconcile_volume(placed, snapshot(placed))
+    assert isinstance(patch, Patch)
+    assert patch.body["metadata"]["finalizers"] == [FINALIZER]
+    assert patch.body["spec"]["id"] == write.status["id"]
 
 
 def test_an_id_from_a_backup_is_kept():
     restored = make(FlashVolume, "v", 10, spec={"pool": "fast", "size": "1Mi", "id": uid(7)}, finalized=False)
-    (write,), _ = reconcile_volume(restored, snapshot(restored))
+    (write,) = reconcile_volume(restored, snapshot(restored))
     assert write.body["spec"]["id"] == uid(7)
 
 
@@ -92,7 +96,7 @@ FOREIGN = ssd_json("NEAR", 0x13, state="Foreign", reason="not blank: ext4 file s
             {"near": {"node": "gpu-a", "gpu": GPU_ADDRESS, "maxDistance": "PXB"}},
             {"pools": [pool("fast", 3, "FAR")]},
             "NoSuitableSSD",
-            "0 within PXB of GPU 0000:12:00.0",
+            "0 within PXB of GPU gpu-a/0000:12:00.0",
         ),
         ({"near": {"node": "gpu-b"}}, {}, "NoSuitableSSD", "0 on server gpu-b"),
         ({}, {"ssds": [FOREIGN]}, "PoolEmpty", "kubectl describe flashpool fast"),
@@ -142,7 +146,7 @@ def test_a_carved_volume_is_ready_and_then_nothing_is_written_any_more():
     merged = {**item.status.to_json(), **write.status}
     merged["conditions"] = [*write.status["conditions"], CARVED]
     again = make(FlashVolume, "v", 10, spec=item.spec.to_json(), status=merged)
-    assert reconcile_volume(again, snapshot(again))[0] == []
+    assert reconcile_volume(again, snapshot(again)) == []
 
 
 def test_bytes_of_volumes_that_are_placed_but_not_carved_yet_are_taken():
@@ -238,7 +242,7 @@ def test_a_copy_of_a_volume_s_object_does_not_get_its_bytes():
 
 
 def test_a_restored_volume_is_found_again_where_its_bytes_are():
-    restored = volume("v", 10)
+    restored = volume("v", 10, restored=True)
     extent = {"id": restored.spec.id, "number": 2, "start": 2 << 20, "bytes": 100 << 20}
     holder = ssd_json("FAR", 0x23, state="Claimed", volumes=[extent])
     write = only(restored, snapshot(restored, ssds=[NEAR_SSD, holder]))
@@ -265,14 +269,14 @@ def test_the_finalizer_goes_when_the_server_says_released_and_not_before():
     busy = carved("v", 10, deleting=True)
     assert conditions(only(busy, snapshot(busy)))["Ready"]["reason"] == "Releasing"
     done = volume("v", 10, deleting=True, status={"nodeName": "gpu-a", "ssd": "NEAR-1", "conditions": [released]})
-    (write,), _ = reconcile_volume(done, snapshot(done))
+    (write,) = reconcile_volume(done, snapshot(done))
     assert isinstance(write, Patch)
     assert write.body["metadata"]["finalizers"] == []
 
 
 def test_a_volume_that_was_never_placed_goes_at_once():
     item = volume("v", 10, deleting=True)
-    (write,), _ = reconcile_volume(item, snapshot(item))
+    (write,) = reconcile_volume(item, snapshot(item))
     assert write.body["metadata"]["finalizers"] == []
 
 

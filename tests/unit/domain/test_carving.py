@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kubeflash.domain import steps
 from kubeflash.domain.allocation import align_up, usable
-from kubeflash.domain.carving import DiskView, SsdState, VolumeWish, judge, plan_volumes, volumes_of
+from kubeflash.domain.carving import DiskView, Selection, SsdState, VolumeWish, judge, plan_volumes, volumes_of
 from kubeflash.domain.disk import LABEL_TYPE, MIB, VOLUME_TYPE, Label, Partition, PartitionTable
 
 OWNER = Label("cluster-1", "server-1", "KFA0-1")
@@ -44,7 +44,7 @@ def claimed(*parts: Partition) -> DiskView:
 
 
 def plan(disk: DiskView, *wishes: VolumeWish, selected: bool = True):
-    return plan_volumes({disk.ssd: disk}, {disk.ssd: OWNER}, [disk.ssd] if selected else [], wishes)
+    return plan_volumes({disk.ssd: disk}, {disk.ssd: OWNER}, {disk.ssd: Selection("fast")} if selected else {}, wishes)
 
 
 def apply(disk: DiskView, step: steps.Step) -> DiskView:
@@ -156,7 +156,7 @@ def test_a_volume_of_another_server_s_ssd_is_not_wiped_though_its_object_is_dele
 
 
 def test_an_ssd_that_is_not_there_is_waited_for():
-    found = plan_volumes({}, {}, [OWNER.ssd], [wish(1, 10)])
+    found = plan_volumes({}, {}, {OWNER.ssd: Selection("fast")}, [wish(1, 10)])
     assert found.steps == ()
     assert "not in this server" in found.waiting["ns/v1"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,8 +15,41 @@ from kubeflash.api.v1alpha1.distance import Distance
 PCI_ADDRESS = r"^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$"
 
 
+Word = Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class WipeRequests(Model):
+    """What shall be wiped, by the admin's word: kubectl flash wipe writes it, after it has shown what is there."""
+
+    ssds: dict[str, Word] = Field(
+        default={},
+        description="By SSD id: the fingerprint (status.ssds[].fingerprint) of what was shown. What is on it is wiped "
+        "only while it is that.",
+    )
+    orphans: dict[str, Word] = Field(
+        default={}, description="By id of an orphaned volume: the id of the SSD that it was shown on."
+    )
+
+
 class FlashNodeSpec(Model):
     """What an admin asks of the agent on this server."""
+
+    maintenance: bool = Field(
+        default=False,
+        description="Nothing new is placed on the server. What is there stays, works, grows and can be released.",
+    )
+    wipe: WipeRequests | None = Field(default=None, description="What shall be wiped; see kubectl flash wipe.")
+    adopt: dict[str, Word] = Field(
+        default={},
+        description="By SSD id: the system UUID of the server whose label it carries, which cannot be asked any more. "
+        "The SSD is taken over by this server with all its volumes; see kubectl flash adopt.",
+    )
+    purge: str | None = Field(
+        default=None,
+        description="The server's system UUID: it is lost for good. Its volumes become Lost, and nothing waits for it "
+        "any longer; see kubectl flash purge.",
+        max_length=64,
+    )
 
     paused: bool = Field(
         default=False,
@@ -163,6 +196,9 @@ class Extent(Model):
     number: int = Field(description="Number of the partition in the table.", ge=1)
     start: int = Field(description="First byte on the SSD.", ge=0)
     bytes: int = Field(description="Length in bytes.", ge=0)
+    volume: str | None = Field(
+        default=None, description="Its FlashVolume, as namespace/name; absent: an orphan, kept until an admin decides."
+    )
 
 
 class SsdHealth(Model):
@@ -207,6 +243,16 @@ class Ssd(PciLocation):
         "Foreign: anything else, which KubeFlash leaves alone."
     )
     reason: str = Field(default="", description="Why it is Foreign, and what to do about it.")
+    labelled: str | None = Field(
+        default=None,
+        description="System UUID of the server whose label of this cluster it carries, when that is not this one.",
+    )
+    failing: str = Field(
+        default="", description="Why it gets no new volumes though it works: SMART warnings, read-only, I/O errors."
+    )
+    fingerprint: str | None = Field(
+        default=None, description="Stands for what is on it now; absent of a blank one, and of what cannot be read."
+    )
     health: SsdHealth | None = Field(default=None, description="What its SMART log says; absent when it was not read.")
     pool: str | None = Field(default=None, description="The FlashPool that selects it.")
     free: Quantity | None = Field(default=None, description="Bytes not taken by a volume, once selected by a pool.")
@@ -276,6 +322,19 @@ class NodeSummary(Model):
     )
     free: str = Field(default="", description="Bytes that new volumes can take on SSDs selected by a pool.")
     pools: str = Field(default="", description="Pools that select an SSD of the server.")
+    orphans: int = Field(default=0, description="Number of KubeFlash's partitions that no FlashVolume has.", ge=0)
+
+
+class PlannedStep(Model):
+    """One step that the agent has before it, or is at."""
+
+    step: str = Field(description="Kind of the step, such as CarvePartition.")
+    what: str = Field(description="What it does.")
+    expects: str = Field(default="", description="What it expects to find, and does nothing otherwise.")
+    state: Literal["Pending", "Running", "Failed"] = Field(
+        description="Pending: not begun, as while spec.paused. Running. Failed: it is tried again."
+    )
+    message: str = Field(default="", description="How far it is, or why it failed.")
 
 
 class FlashNodeStatus(Model):
@@ -331,6 +390,17 @@ class FlashNodeStatus(Model):
         description="Whether GPUs or SSDs are behind PCIe switches that others share. Where none is, a common host "
         "bridge (PHB) is as near as it gets, and counts as a neighbour.",
     )
+    plan: list[PlannedStep] = Field(
+        default=[],
+        description="What the agent has still to do, in order; see kubectl flash plan.",
+        max_length=1024,
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+    moved: dict[str, str] = Field(
+        default={},
+        description="By SSD id: the system UUID of the server that it came from, which does not have it any more. The "
+        "controller's word that this server may take it over.",
+    )
     summary: NodeSummary | None = Field(default=None, description="Figures for the columns of kubectl get.")
     conditions: ConditionList = CONDITIONS
 
@@ -352,6 +422,7 @@ class FlashNode(Resource):
             Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
             Column("Topology", '.status.conditions[?(@.type=="TopologySound")].reason', priority=1),
             Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
+            Column("Orphans", ".status.summary.orphans", "integer", priority=1),
             Column("UUID", ".status.systemUUID", priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
@@ -360,6 +431,13 @@ class FlashNode(Resource):
                 (),
                 "size(self.metadata.name) <= 247",
                 "a FlashNode's name has at most 247 characters: its agent's Lease is called agent-<name>",
+            ),
+            Rule(
+                (),
+                "!has(self.spec.purge) || self.spec.purge == '' || "
+                "(has(self.status) && has(self.status.systemUUID) && self.spec.purge == self.status.systemUUID)",
+                "spec.purge must be the server's own system UUID (status.systemUUID): it declares this server lost for "
+                "good; kubectl flash purge NODE shows what that means first",
             ),
             Rule(
                 ("status",),

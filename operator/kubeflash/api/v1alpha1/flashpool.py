@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from kubeflash.api.quantity import Quantity
 from kubeflash.api.v1alpha1.base import (
     CONDITIONS,
     Column,
@@ -21,8 +22,8 @@ Name = Annotated[str, Field(min_length=1, max_length=253)]
 Cidr = Annotated[str, Field(max_length=64)]
 
 
-class SsdSelector(Model):
-    """Which SSDs. One that fits any of the lists is selected; nothing selected means nothing taken."""
+class SsdNames(Model):
+    """SSDs by name. One that fits any of the lists is meant."""
 
     serials: list[Name] = Field(
         default=[], description="Serial numbers, exactly as the FlashNode shows them.", max_length=4096
@@ -33,6 +34,32 @@ class SsdSelector(Model):
         description='Models; * and ? stand for any characters, such as "SAMSUNG MZWLO*".',
         max_length=256,
     )
+
+
+class SsdExclusion(SsdNames):
+    """SSDs that are not taken, whatever selects them."""
+
+    min_size: Quantity | None = Field(default=None, description="SSDs of at least this many bytes.")
+
+
+class SsdSelector(SsdNames):
+    """Which SSDs. One that fits any of the lists, or `all`, is selected; nothing selected means nothing taken."""
+
+    all: bool = Field(
+        default=False,
+        description="Every SSD that is provably blank: with nobody's name behind it, it is examined more thoroughly.",
+    )
+    min_size: Quantity | None = Field(default=None, description="Of these, only SSDs of at least this many bytes.")
+    neighbours_only: bool = Field(
+        default=False, description="Of these, only SSDs that are a neighbour of some GPU of their server."
+    )
+    exclude: SsdExclusion | None = Field(default=None, description="Of these, not the ones that fit any of this.")
+
+
+class Quota(Model):
+    """How much of the pool one namespace may have."""
+
+    per_namespace: Quantity = Field(description="Bytes of all volumes of one namespace together, such as 20Ti.")
 
 
 class Export(Model):
@@ -74,7 +101,26 @@ class FlashPoolSpec(Model):
         description="Namespaces that may have volumes of the pool, by their labels; {} is all of them. "
         "Absent: only the namespace that KubeFlash runs in.",
     )
+    quota: Quota | None = Field(default=None, description="Limits. Absent: none.")
+    reserve: str = Field(
+        default="0%",
+        description="Share of each SSD that no volume ever takes, at its end: flash that is never written makes the "
+        "rest faster and last longer.",
+        pattern=r"^([0-9]|[1-8][0-9]|90)%$",
+        max_length=3,
+    )
     export: Export = Field(default=Export(), description="How volumes reach other servers.")
+    wipe: Literal["Zero", "Discard", "None"] = Field(
+        default="Zero",
+        description="What becomes of a released volume's bytes. Zero: overwritten with zeroes. Discard: discarded, and "
+        "overwritten where the SSD does not read as zeroes then. Both are proven by reading. None: left as they are, "
+        "for whoever gets that part of the SSD next to read.",
+    )
+
+    @property
+    def reserve_percent(self) -> int:
+        """The reserve as a number."""
+        return int(self.reserve.removesuffix("%"))
 
 
 class PoolNode(Model):
@@ -94,6 +140,23 @@ class RefusedSsd(Model):
     reason: str = Field(description="Why it is not used, and what to do about it.")
 
 
+class DrainingSsd(Model):
+    """One SSD that the pool does not select any more, and that still holds volumes of it."""
+
+    node: str = Field(description="Name of the FlashNode.")
+    ssd: str = Field(description="Id of the SSD.")
+    reason: str = Field(description="Why it gets no new volumes.")
+    volumes: list[str] = Field(default=[], description="The volumes that hold it, as namespace/name.")
+
+
+class NamespaceUse(Model):
+    """What one namespace has of the pool."""
+
+    name: str = Field(description="Name of the namespace.")
+    volumes: int = Field(default=0, description="Number of its volumes, released ones included until they are gone.")
+    bytes: Quantity = Field(description="Bytes of them.")
+
+
 class PoolSummary(Model):
     """Figures for the columns of kubectl get."""
 
@@ -103,6 +166,7 @@ class PoolSummary(Model):
     free: str = Field(default="", description="Bytes that no volume takes.")
     largest: str = Field(default="", description="The largest volume that still fits.")
     refused: int = Field(default=0, description="Number of selected SSDs that are not used.", ge=0)
+    draining: int = Field(default=0, description="Number of SSDs no longer selected that hold volumes.", ge=0)
 
 
 class FlashPoolStatus(Model):
@@ -119,6 +183,16 @@ class FlashPoolStatus(Model):
         default=[],
         description="Selected SSDs that are not used, each with its reason.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["node", "ssd"]},
+    )
+    draining: list[DrainingSsd] = Field(
+        default=[],
+        description="SSDs that are not selected any more, and are kept until their volumes are gone.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["node", "ssd"]},
+    )
+    namespaces: list[NamespaceUse] = Field(
+        default=[],
+        description="What each namespace has of the pool.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     conditions: ConditionList = CONDITIONS
 
@@ -138,6 +212,7 @@ class FlashPool(Resource):
             Column("Free", ".status.summary.free"),
             Column("Largest", ".status.summary.largest"),
             Column("Refused", ".status.summary.refused", "integer"),
+            Column("Draining", ".status.summary.draining", "integer", priority=1),
             Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
             Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),
@@ -146,8 +221,8 @@ class FlashPool(Resource):
             Rule(
                 ("spec", "ssds"),
                 "(has(self.serials) && size(self.serials) > 0) || (has(self.ids) && size(self.ids) > 0)"
-                " || (has(self.models) && size(self.models) > 0)",
-                "name at least one SSD by serials, ids or models: nothing selected means nothing taken",
+                " || (has(self.models) && size(self.models) > 0) || (has(self.all) && self.all)",
+                "name SSDs by serials, ids or models, or say all: true: nothing selected means nothing taken",
             ),
             Rule(
                 ("spec", "export", "ports"),

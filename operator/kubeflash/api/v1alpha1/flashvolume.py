@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -9,8 +10,9 @@ from pydantic import Field
 from kubeflash.api.quantity import Quantity
 from kubeflash.api.v1alpha1.base import CONDITIONS, Column, ConditionList, KindInfo, Model, Resource, Rule
 from kubeflash.api.v1alpha1.distance import Distance
-from kubeflash.api.v1alpha1.flashnode import PCI_ADDRESS
+from kubeflash.api.v1alpha1.flashnode import PCI_ADDRESS, PeerToPeerStatus
 
+GPU = rf"({PCI_ADDRESS})|(^GPU-[0-9a-fA-F][0-9a-fA-F-]{{0,62}}$)"
 UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 
 
@@ -20,9 +22,10 @@ class Near(Model):
     node: str | None = Field(default=None, description="Name of the FlashNode.", min_length=1, max_length=253)
     gpu: str | None = Field(
         default=None,
-        description="PCI address of a GPU of that server, such as 0000:4e:00.0: its nearest usable SSD is taken.",
-        pattern=PCI_ADDRESS,
-        max_length=16,
+        description="A GPU: its nearest usable SSD is taken. By PCI address in that server, such as 0000:4e:00.0, or "
+        "by UUID, such as GPU-7f2c…, which needs no server.",
+        pattern=GPU,
+        max_length=66,
     )
     ssd: str | None = Field(default=None, description="Id of one SSD.", min_length=1, max_length=253)
     max_distance: Literal["PIX", "PXB", "PHB", "NODE", "SYS"] | None = Field(
@@ -34,7 +37,9 @@ class FlashVolumeSpec(Model):
     """What the user asks for."""
 
     pool: str = Field(description="Name of the FlashPool to take it from.", min_length=1, max_length=253)
-    size: Quantity = Field(description="Bytes, as a quantity such as 500Gi; rounded up to whole MiB.")
+    size: Quantity = Field(
+        description="Bytes, as a quantity such as 500Gi; rounded up to whole MiB. It may grow, never shrink."
+    )
     near: Near | None = Field(default=None, description="Where it shall be. Absent: anywhere in the pool.")
     id: str | None = Field(
         default=None,
@@ -70,13 +75,43 @@ class Exported(Model):
     message: str = Field(default="", description="What keeps it from being ready.")
 
 
+class Lost(Model):
+    """Where a volume was whose server an admin has declared lost for good."""
+
+    node_name: str = Field(description="FlashNode of that server.")
+    ssd: str = Field(description="Id of the SSD.")
+    since: datetime = Field(description="When it was declared lost.")
+
+
 class FlashVolumeStatus(Model):
-    """Achieved, not asked. `wanted` is the controller's, `exported` the agent's."""
+    """Achieved, not asked. Carved and the fields down from `bytes` are the agent's, the others the controller's."""
 
     observed_generation: int = Field(default=0, description="The metadata.generation acted upon.", ge=0)
+    id: str | None = Field(
+        default=None,
+        description="The id that the controller made for a new volume; spec.id becomes it. A spec.id that is not this "
+        "one came with the object: such a volume is looked for on the SSDs, never made anew.",
+        max_length=36,
+    )
     node_name: str | None = Field(default=None, description="FlashNode of the server that it is on.")
     ssd: str | None = Field(default=None, description="Id of the SSD that it is on.")
     distance: Distance | None = Field(default=None, description="How far the SSD is from the GPU in spec.near.")
+    p2p: PeerToPeerStatus | None = Field(
+        default=None, alias="p2p", description="Whether that GPU and the SSD can exchange data directly."
+    )
+    granted: Quantity | None = Field(
+        default=None,
+        description="Bytes that the volume may take on its SSD, by quota and free space: what its server carves, and "
+        "grows it to.",
+    )
+    granted_by: str | None = Field(
+        default=None,
+        description="The controller that decided where it is and how large: its server carves only at the word of the "
+        "one that leads.",
+    )
+    lost: Lost | None = Field(
+        default=None, description="Its server was declared lost for good, by kubectl flash purge; the bytes with it."
+    )
     bytes: int | None = Field(default=None, description="Length of the carved partition.", ge=0)
     device: str | None = Field(default=None, description="Block device on its own server.")
     refused: dict[str, str] = Field(
@@ -135,8 +170,8 @@ class FlashVolume(Resource):
             Rule(
                 ("spec",),
                 "!isQuantity(string(self.size)) || "
-                "quantity(string(self.size)).compareTo(quantity(string(oldSelf.size))) == 0",
-                "size cannot be changed yet: make another volume and copy the data",
+                "quantity(string(self.size)).compareTo(quantity(string(oldSelf.size))) >= 0",
+                "size may grow, never shrink: make a smaller volume and copy the data",
             ),
             Rule(
                 ("spec",),
@@ -145,8 +180,8 @@ class FlashVolume(Resource):
             ),
             Rule(
                 ("spec", "near"),
-                "!has(self.gpu) || has(self.node)",
-                "near.gpu is an address within one server: give near.node too",
+                "!has(self.gpu) || has(self.node) || self.gpu.startsWith('GPU-')",
+                "near.gpu is an address within one server: give near.node too, or the GPU's UUID",
             ),
             Rule(
                 ("spec", "near"),

@@ -1,4 +1,4 @@
-"""Everything that the controller decides from, at one moment."""
+"""Everything that is decided from, at one moment. Pure."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ from datetime import datetime
 from functools import cached_property
 
 from kubeflash.api.v1alpha1 import FlashAttachment, FlashNode, FlashPool, FlashVolume
+from kubeflash.domain.ledger import Ledger
 from kubeflash.domain.names import SYSTEM_NAMESPACE
+from kubeflash.domain.neighbours import Neighbours
 from kubeflash.domain.pools import PoolView, evaluate
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Cluster:
     """The objects, by `namespace/name`, and who answers.
 
     Attributes:
         node_labels: labels of Nodes by name.
         namespace_labels: labels of Namespaces by name.
+        cordoned: names of Nodes that take no new pods.
         answering: names of the servers whose agent renews its Lease.
         refusals: by volume uid and SSD id, what its server said when it refused; remembered for a while.
+        leader: who decides; placements carry this name.
+        neighbours: which SSDs are neighbours of GPUs.
     """
 
     now: datetime
@@ -30,23 +35,27 @@ class Snapshot:
     attachments: Mapping[str, FlashAttachment]
     node_labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     namespace_labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    cordoned: frozenset[str] = frozenset()
     answering: frozenset[str] = frozenset()
     refusals: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     own_namespace: str = SYSTEM_NAMESPACE
+    leader: str = ""
+    neighbours: Neighbours = field(default_factory=Neighbours)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """Whose every byte is. Decisions are written into it as they are made, so that the next one sees them."""
+        return Ledger(self.nodes.values(), self.volumes.values())
 
     @cached_property
     def views(self) -> dict[str, PoolView]:
-        """Each pool evaluated against all servers."""
-        return {name: self.view(pool, self.volumes) for name, pool in self.pools.items()}
-
-    def view(self, pool: FlashPool, volumes: Mapping[str, FlashVolume]) -> PoolView:
-        """One pool evaluated with these volumes."""
+        """Each pool evaluated against all servers; what is free in it is the ledger's, at each moment."""
         return evaluate(
-            pool,
-            pools=self.pools.values(),
+            self.pools.values(),
             nodes=self.nodes.values(),
             node_labels=self.node_labels,
-            volumes=volumes.values(),
+            ledger=self.ledger,
+            neighbours=self.neighbours,
         )
 
     @cached_property
@@ -59,6 +68,34 @@ class Snapshot:
         for items in result.values():
             items.sort(key=_seniority)
         return result
+
+    @cached_property
+    def placed_on(self) -> dict[str, list[FlashVolume]]:
+        """The volumes placed on each server, by its name."""
+        result: dict[str, list[FlashVolume]] = {}
+        for volume in self.volumes.values():
+            if volume.status.node_name is not None:
+                result.setdefault(volume.status.node_name, []).append(volume)
+        return result
+
+    @cached_property
+    def purged(self) -> frozenset[str]:
+        """Servers that an admin has declared lost for good, and whose agent does not answer."""
+        return frozenset(name for name, node in self.nodes.items() if is_purged(node) and name not in self.answering)
+
+    @cached_property
+    def by_uuid(self) -> dict[str, list[FlashNode]]:
+        """The servers by system UUID; a server that was renamed has several names for a while."""
+        result: dict[str, list[FlashNode]] = {}
+        for node in self.nodes.values():
+            if node.status.system_uuid:
+                result.setdefault(node.status.system_uuid, []).append(node)
+        return result
+
+
+def is_purged(node: FlashNode) -> bool:
+    """Whether an admin has declared this very server lost for good."""
+    return bool(node.spec.purge) and node.spec.purge == node.status.system_uuid
 
 
 def _seniority(attachment: FlashAttachment) -> tuple[bool, str, str]:

@@ -1,0 +1,194 @@
+"""Steps under way: those of one SSD, export or connection one after another, those of different ones side by side.
+
+So that a wipe of an hour, or an SSD that hangs in the kernel, holds up nothing but itself. The loop goes on observing
+and reporting meanwhile; a process that ends in the middle leaves what the next one goes on from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from prometheus_client import Histogram
+
+from kubeflash.domain.steps import Step
+from kubeflash.host.errors import HostError
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0, 30.0)
+"""Seconds until what failed is tried again, the last one for ever."""
+AT_ONCE = 64
+"""Groups that are worked on side by side: more than a server has SSDs, so that some that hang hold up no other."""
+
+STEP_SECONDS = Histogram(
+    "kubeflash_agent_step_seconds",
+    "How long the steps of plans take, by kind and outcome (done or failed).",
+    ("step", "outcome"),
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000),
+)
+
+Progress = Callable[[int, int], None]
+"""Told what is done, and what there is in all."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The last failure of a subject.
+
+    Attributes:
+        words: what it said.
+        step: the step that failed.
+        tries: how often in a row.
+        again: when it may be tried again, by the monotonic clock.
+    """
+
+    words: str
+    step: Step
+    tries: int
+    again: float
+
+
+@dataclass
+class Running:
+    """A step that is under way."""
+
+    step: Step
+    since: float
+    done: int = 0
+    total: int = 0
+
+    @property
+    def words(self) -> str:
+        """How far it is, in steps of a twentieth: each new word is a write to the API server."""
+        if not self.total:
+            return ""
+        return f"{self.done * 20 // self.total * 5}% done"
+
+
+@dataclass
+class _Job:
+    """The step that runs, and those that are not done yet, it among them."""
+
+    running: Running
+    steps: Sequence[Step]
+
+
+class Jobs:
+    """What is under way on this server, and what failed.
+
+    Args:
+        apply: carries out one step; raises `HostError`, `OSError` or `ValueError` when it could not.
+        ended: called in the event loop whenever a job has ended.
+    """
+
+    def __init__(self, apply: Callable[[Step, Progress], None], ended: Callable[[str], None]) -> None:
+        self._apply, self._ended = apply, ended
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="step")
+        self._jobs: dict[str, _Job] = {}
+        self._bug: BaseException | None = None
+        self.failures: dict[str, Failure] = {}
+
+    @property
+    def busy(self) -> frozenset[str]:
+        """Groups that are worked on."""
+        return frozenset(self._jobs)
+
+    def running(self, subject: str) -> Running | None:
+        """The step of a subject that is under way."""
+        now = (job.running for job in self._jobs.values())
+        return next((item for item in now if subject in (item.step.subject, item.step.group)), None)
+
+    def under_way(self) -> list[Step]:
+        """All steps of all jobs that are not done yet, those that run first."""
+        return [step for job in self._jobs.values() for step in job.steps]
+
+    def words(self, *subjects: str) -> str:
+        """What the last failure of the first of these that failed said; empty when none did."""
+        return next((self.failures[item].words for item in subjects if item in self.failures), "")
+
+    def forget_all_but(self, subjects: Collection[str]) -> None:
+        """Forgets failures of what nobody wants any more."""
+        kept = set(subjects)
+        self.failures = {item: failure for item, failure in self.failures.items() if item in kept}
+
+    def due(self, steps: Iterable[Step]) -> list[Step]:
+        """Those of the steps that can be begun: their group is not worked on, and they do not wait after a failure."""
+        now = time.monotonic()
+        waiting = {item for item, failure in self.failures.items() if failure.again > now}
+        return [
+            step
+            for step in steps
+            if step.group not in self._jobs and step.group not in waiting and step.subject not in waiting
+        ]
+
+    def next_try(self) -> float | None:
+        """Seconds until something that failed may be tried again; None when nothing did."""
+        if not self.failures:
+            return None
+        return max(0.0, min(failure.again for failure in self.failures.values()) - time.monotonic())
+
+    async def run(self, steps: Iterable[Step], patience: float) -> bool:
+        """Begins steps that are due, and waits for them a while. Whether any was begun.
+
+        Args:
+            steps: in order.
+            patience: seconds to wait for their end; what takes longer goes on by itself.
+        """
+        by_group: dict[str, list[Step]] = {}
+        for step in steps:
+            by_group.setdefault(step.group, []).append(step)
+        loop = asyncio.get_running_loop()
+        begun: list[asyncio.Future[None]] = []
+        for group, mine in by_group.items():
+            job = self._jobs[group] = _Job(Running(mine[0], time.monotonic()), mine)
+            future = loop.run_in_executor(self._threads, self._work, job, mine)
+            future.add_done_callback(partial(self._end, group))
+            begun.append(future)
+        if begun:
+            await asyncio.wait(begun, timeout=patience)
+        if self._bug is not None:
+            raise self._bug  # what nobody expects ends the process
+        return bool(begun)
+
+    def _end(self, group: str, future: asyncio.Future[None]) -> None:
+        self._jobs.pop(group, None)
+        if not future.cancelled():
+            self._bug = self._bug or future.exception()
+        self._ended(group)
+
+    def _work(self, job: _Job, steps: Sequence[Step]) -> None:
+        """In a thread: the steps of one group, in order."""
+        failed: set[str] = set()
+        for number, step in enumerate(steps):
+            job.steps = steps[number:]
+            if step.subject in failed or step.group in failed:
+                continue
+            running = job.running = Running(step, time.monotonic())
+            log.info("%s", step.describe())
+
+            def progress(done: int, total: int, running: Running = running) -> None:
+                running.done, running.total = done, total
+
+            try:
+                self._apply(step, progress)
+            except (HostError, OSError, ValueError) as error:
+                log.warning("failed: %s: %s", step.describe(), error)
+                failed.add(step.subject)
+                self._failed(step, str(error))
+                outcome = "failed"
+            else:
+                self.failures.pop(step.subject, None)
+                outcome = "done"
+            STEP_SECONDS.labels(type(step).__name__, outcome).observe(time.monotonic() - running.since)
+
+    def _failed(self, step: Step, words: str) -> None:
+        before = self.failures.get(step.subject)
+        tries = before.tries + 1 if before is not None else 1
+        wait = RETRY_SECONDS[min(tries, len(RETRY_SECONDS)) - 1]
+        self.failures[step.subject] = Failure(words, step, tries, time.monotonic() + wait)
