@@ -10,14 +10,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from kubeflash.domain.disk import MIB, VOLUME_TYPE, Label, Partition
-from kubeflash.host import blank, claim, gpt
-from kubeflash.host.blockdev import disk_lock, size_bytes
+from kubeflash.host import blank, claim, commands, gpt, partitions
+from kubeflash.host.blockdev import DirectDevice, disk_lock, size_bytes
+from kubeflash.host.gptbytes import read_copies
 from kubeflash.host.holders import Holder, holders
 from kubeflash.host.partitions import kernel_partitions
 from kubeflash.host.root import HostRoot
@@ -165,6 +167,65 @@ def head(disk: Path) -> bytes:
         return os.pread(fd, 4 * MIB, 0)
     finally:
         os.close(fd)
+
+
+def on_disk(device: Path, offset: int, length: int) -> bytes:
+    """What is there, past the page cache; positions in multiples of 4096 bytes, or counted so from the end."""
+    with DirectDevice(device) as disk:
+        return disk.read(offset, length)
+
+
+def sector_of(root: HostRoot, disk: Path) -> int:
+    """The logical block in bytes."""
+    return int((root.sys / "class" / "block" / disk.name / "queue" / "logical_block_size").read_text())
+
+
+@contextmanager
+def nothing_written(root: HostRoot, disk: Path) -> Iterator[None]:
+    """Asserts that not one sector of the disk is written, by the kernel's count."""
+    settle()
+    stat = root.sys / "class" / "block" / disk.name / "stat"
+    before = stat.read_text().split()[4:7]
+    yield
+    settle()
+    assert stat.read_text().split()[4:7] == before, "something was written"
+
+
+def agree(root: HostRoot, disk: Path) -> None:
+    """Asserts that both copies of the table are whole and the same, and that the kernel shows just what is in them."""
+    copies = read_copies(disk)
+    assert copies.damaged == ""
+    assert copies.primary == copies.backup == gpt.read_table(disk)
+    wanted = {(part.number, part.start, part.bytes) for part in entries(disk)}
+    assert {(part.number, part.start, part.bytes) for part in kernel_partitions(root, disk.name)} == wanted
+
+
+class Killed(BaseException):
+    """The process ends here; nothing catches it."""
+
+
+@contextmanager
+def killed_after(count: int) -> Iterator[list[str]]:
+    """Whoever runs commands of the host is killed right after the `count`-th one; yields the commands that ran."""
+    ran: list[str] = []
+    real = commands.run
+
+    def run(argv: Sequence[str], **options: Any) -> commands.Output:
+        try:
+            return real(argv, **options)
+        finally:
+            ran.append(" ".join(argv))
+            if len(ran) == count:
+                raise Killed
+
+    users = (blank, claim, gpt, partitions)
+    for module in users:
+        module.run = run  # type: ignore[attr-defined]
+    try:
+        yield ran
+    finally:
+        for module in users:
+            module.run = real  # type: ignore[attr-defined]
 
 
 class Refused(Exception):

@@ -5,6 +5,13 @@ Each `contract_*` gets the machine and a blank disk of at least 200 MiB that it 
 
 from __future__ import annotations
 
-from contract import carving, examining
+from contract import carving, crashing, examining, mending, strange, wiping
 
-CONTRACTS = [*examining.CONTRACTS, *carving.CONTRACTS]
+CONTRACTS = [
+    *examining.CONTRACTS,
+    *strange.CONTRACTS,
+    *carving.CONTRACTS,
+    *mending.CONTRACTS,
+    *wiping.CONTRACTS,
+    *crashing.CONTRACTS,
+]

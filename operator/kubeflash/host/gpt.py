@@ -321,7 +321,7 @@ def repair_table(root: HostRoot, device: Path, *, disk_guid: str, check: Callabl
         if table.damaged:
             _no_stranger(device)
             check()
-            _repair(device, table)
+            table = _repair(device, table)
         for partition in table.partitions:
             partitions.show(root, disk, partition)
         return table
@@ -334,7 +334,7 @@ def _no_stranger(device: Path) -> None:
         raise NotOurTable(f"{', '.join(found)} was written over a partition table of {device}: left alone")
 
 
-def _repair(device: Path, table: PartitionTable) -> None:
+def _repair(device: Path, table: PartitionTable) -> PartitionTable:
     try:
         if not read_copies(device).protected:
             write_protective_mbr(device)  # first: sfdisk sees nothing without
@@ -343,5 +343,6 @@ def _repair(device: Path, table: PartitionTable) -> None:
     if read_copies(device).damaged:
         run(["sfdisk", *QUIET, "--disk-id", str(device), table.disk_guid], timeout=TOOL_LIMIT)  # writes all anew
     copies = read_copies(device)
-    if not copies.protected or not copies.primary == copies.backup == table:
+    if copies.damaged or copies.primary is None or not copies.primary == copies.backup == table:
         raise ReadBackFailed(f"the partition table of {device} was repaired and does not read back: the SSD is broken")
+    return copies.primary

@@ -126,7 +126,8 @@ def wipe_disk(
     Args:
         root: the machine.
         device: the whole disk.
-        check: proves that the device still is the disk to wipe; called under the lock, while it is held.
+        check: proves that the device still is the disk to wipe; called under the lock, before partitions are hidden and
+            right before the first byte.
         progress: as of `zero`.
         limit: as of `zero`.
 
@@ -137,6 +138,7 @@ def wipe_disk(
     """
     with disk_lock(device) as disk:
         _refuse_held(device, holders(root, device))
+        check()
         for known in kernel_partitions(root, device.name):
             hide(root, disk, known)
         with _holding(root, device, check, progress, limit) as job:
