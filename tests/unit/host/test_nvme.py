@@ -295,5 +295,15 @@ def test_what_is_said_in_passing_may_be_missing(server: MadeUpServer, attribute:
     assert "" in (ssd.model, ssd.firmware)
 
 
+@pytest.mark.parametrize(("said", "read_only"), [("0", False), ("1", True), (None, False)])
+def test_an_ssd_that_lets_nobody_write(server: MadeUpServer, said: str | None, read_only: bool):
+    path = slot(server, 1)
+    server.ssd(path, "S")
+    if said is not None:
+        server.write(f"sys/devices/{path}/nvme/nvme0/nvme0n1/ro", f"{said}\n")
+    (ssd,) = find_ssds(server.root)
+    assert ssd.read_only is read_only
+
+
 def test_a_machine_without_nvme(tmp_path):
     assert find_ssds(HostRoot(tmp_path)) == ()

@@ -236,3 +236,36 @@ def test_an_answer_of_another_ssd_at_the_same_name_does_not_count(ssds: Ssds):
     ssds.server.write("sys/devices/pci0000:00/0000:00:02.0/nvme/nvme1/serial", "OTHER\n")
     ssds.answer = Health(critical=("worn",))
     assert ssds.look()["OTHER-1"] == ssds.answer
+
+
+def test_what_is_forgotten_is_asked_anew(ssds: Ssds):
+    ssds.look()
+    ssds.watch.forget("nvme1")
+    ssds.look()
+    assert ssds.asked == ["nvme1"]
+    ssds.look()
+    assert ssds.asked == []
+    ssds.watch.forget()
+    ssds.look()
+    assert ssds.asked == ["nvme0", "nvme1", "nvme2"]
+
+
+def test_one_that_hangs_is_left_alone_though_it_is_forgotten(ssds: Ssds):
+    ssds.look()
+    ssds.hanging = {"nvme0"}
+    ssds.watch.forget()
+    assert "took longer" in ssds.look()["A-1"].unknown
+    assert ssds.asked == ["nvme0"]
+    ssds.watch.forget()
+    assert ssds.look()["B-1"] == SOUND
+    assert ssds.asked == ["nvme1", "nvme2"], "those that were due after it are still asked"
+    ssds.watch.forget()
+    ssds.look()
+    assert ssds.asked == ["nvme1", "nvme2"]
+
+
+def test_until_it_answers_anew_the_old_answer_holds(ssds: Ssds):
+    ssds.look()
+    ssds.hanging = {"nvme0"}
+    ssds.watch.forget()
+    assert ssds.look()["B-1"] == SOUND

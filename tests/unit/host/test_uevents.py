@@ -42,6 +42,18 @@ def test_a_message_of_the_kernel():
     assert event.concerns_storage
 
 
+def test_what_an_ssd_reports_of_itself_gets_through():
+    path = "/devices/pci0000:00/0000:00:01.0/0000:01:00.0/nvme/nvme0"
+    lines = f"change@{path}\0ACTION=change\0DEVPATH={path}\0SUBSYSTEM=nvme\0NVME_AEN=0x020001\0DEVNAME=nvme0\0"
+    event = parse(f"{lines}SEQNUM=2500\0".encode())
+    assert event is not None
+    assert event.concerns_storage
+    assert (event.name, event.reported) == ("nvme0", "0x020001")
+    added = parse(ADDED)
+    assert added is not None
+    assert added.reported == ""
+
+
 @pytest.mark.parametrize("content", [b"", b"libudev\0\xfe\xed\xca\xfe", b"\xff\xff", b"@/devices"])
 def test_what_is_no_message_of_the_kernel(content: bytes):
     assert parse(content) is None
