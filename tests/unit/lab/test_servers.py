@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ IMAGE = ServerImage(Path("/c/root"), Path("/c/root.ext4"), Path("/c/vmlinux"), P
 
 class NoNetwork:
     def add_tap(self, name):
-        raise AssertionError
+        return name
 
     def del_tap(self, name):
         raise AssertionError
@@ -57,12 +58,65 @@ def test_a_namespace_that_is_not_there_is_refused(room, number):
             act(room("strangers"))
 
 
-def test_an_ssd_moves_with_its_bytes_its_faults_and_its_warning(room):
+@pytest.fixture
+def devices(monkeypatch):
+    """Serial number → the device that a server is started with, and all block nodes, of the last start."""
+    seen = {}
+
+    class Process:
+        running = True
+
+        def __init__(self, name, argv, *, run_dir):
+            documents = [json.loads(word) for word in argv if word.startswith("{")]
+            seen.clear()
+            seen.update({one["serial"]: one for one in documents if one["driver"] == "nvme"})
+            seen["nodes"] = {one["node-name"] for one in documents if "node-name" in one}
+
+        def start(self):
+            return self
+
+        def stop(self, *, force):
+            self.running = not force
+
+    monkeypatch.setattr(servers, "ManagedProcess", Process)
+    monkeypatch.setattr(servers, "run", lambda *_, **__: None)  # qemu-img
+    return seen
+
+
+def test_a_server_starts_with_what_is_wrong_with_its_ssds_and_not_with_what_was_taken_out(room, devices):
+    a, b = room("gpu-a"), room("gpu-b")
+    b.break_ssd("KFB1")
+    b.set_smart_warning("KFB1", 4)
+    b.start()
+    assert devices["KFB1"]["smart_critical_warning"] == 4
+    assert "fault-KFB1-n1" in devices["nodes"]
+    b.power_off_hard()
+    b.move_ssd("KFB1", a)
+    b.start()
+    assert set(devices) == {"KFB0", "nodes"}
+    a.start()
+    assert devices["KFB1"]["smart_critical_warning"] == 4
+    assert "fault-KFB1-n1" in devices["nodes"]
+    a.power_off_hard()
+    a.mend_ssd("KFB1")
+    a.set_smart_warning("KFB1", 0)
+    a.start()
+    assert "smart_critical_warning" not in devices["KFB1"]
+    assert "fault-KFB1-n1" not in devices["nodes"]
+
+
+def test_what_qemu_plugs_in_at_a_start_only_is_refused_by_a_server_that_is_on(room, devices):
+    a, b = room("gpu-a"), room("gpu-b")
+    a.start()
+    with pytest.raises(LabError, match=r"gpu-a is on: QEMU takes SSD KFB1 \(dual port\) only at a start"):
+        b.move_ssd("KFB1", a)
+    assert "KFB1" in b.plugged()
+
+
+def test_an_ssd_moves_with_its_bytes_and_back(room):
     a, b = room("gpu-a"), room("gpu-b")
     with b.image_file("KFB1").open("r+b") as file:
         file.write(b"b's")
-    b.break_ssd("KFB1")
-    b.set_smart_warning("KFB1", 4)
     b.move_ssd("KFB1", a)
     assert a.plugged()["KFB1"] == "E0"
     assert "KFB1" not in b.plugged()
@@ -70,7 +124,6 @@ def test_an_ssd_moves_with_its_bytes_its_faults_and_its_warning(room):
     assert not (b.files.folder / "ssd-KFB1-n1.raw").exists()
     with pytest.raises(LabError, match="gpu-b has no SSD KFB1"):
         b.image_file("KFB1")
-    a.mend_ssd("KFB1")
     a.move_ssd("KFB1", b, port="E0")
     assert b.plugged() == {"KFB0": "B0", "KFB1": "E0"}
 
