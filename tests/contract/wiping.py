@@ -74,8 +74,8 @@ def contract_a_discard_is_proven(root: HostRoot, disk: Path) -> None:
     said: list[tuple[int, int]] = []
     with _ioctls(None) as asked:
         how = wipe.discard(root, node, check=yes, progress=lambda done, total: said.append((done, total)))
-    assert how == ("Discard" if set(asked) == {_DISCARD} else "Zero")
     assert asked[0] == _DISCARD
+    assert how == ("Discard" if set(asked) == {_DISCARD} else "Zero")  # a loop device's file may have no holes
     assert said[-1] == (100 * MIB, 100 * MIB)
     wipe.prove_zero(node)
     assert content(disk, [neighbour]) == beside
@@ -94,8 +94,8 @@ def contract_a_discard_that_leaves_data_is_followed_by_zeroes(root: HostRoot, di
 def contract_a_device_without_discard_is_zeroed(root: HostRoot, disk: Path) -> None:
     node, _ = _used(root, disk)
     queue = root.sys / "class" / "block" / disk.name / "queue"
-    most, step = queue / "discard_max_bytes", int((queue / "discard_granularity").read_text()) or 1
-    before = str(int(most.read_text()) // step * step)  # it takes multiples only
+    most = queue / "discard_max_bytes"
+    before = int(most.read_text())
     try:
         most.write_text("0")
     except OSError as error:
@@ -104,7 +104,9 @@ def contract_a_device_without_discard_is_zeroed(root: HostRoot, disk: Path) -> N
         with _ioctls(None) as asked:
             assert wipe.discard(root, node, check=yes) == "Zero"
     finally:
-        most.write_text(before)
+        step = int((queue / "discard_granularity").read_text())
+        if step:  # a loop device whose file cannot be discarded has found out by now
+            most.write_text(str(before // step * step))
     assert asked[:2] == [_DISCARD, 0x127F]
     wipe.prove_zero(node)
 
