@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
-from contract.common import mounted, opener, raises, settle
+from contract.common import GUID, claimed, mounted, opener, raises, reset, settle, volume
 from contract.exports import Bench, Export
 from kubeflash.domain import dhchap
 from kubeflash.domain.dhchap import DhchapKeys
-from kubeflash.host import nvmet
+from kubeflash.host import gpt, nvmet
+from kubeflash.host.blockdev import size_bytes
 from kubeflash.host.disconnect import disconnect
 from kubeflash.host.holders import holders, in_words
 from kubeflash.host.initiator import Target, connect, connections, find, wait_for_device
@@ -91,6 +92,26 @@ def contract_what_is_written_is_on_the_disk(bench: Bench) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         file.seek(8 * MIB)
         assert file.read(4096) == words
+
+
+def contract_a_grown_volume_is_seen_after_revalidating(bench: Bench) -> None:
+    assert bench.disk is not None
+    reset(bench.root, bench.disk)
+    claimed(bench.root, bench.disk)
+    part = volume()
+    known = gpt.add_partition(bench.root, bench.disk, part, disk_guid=GUID)
+    whole, bench.device = bench.device, str(bench.root.dev / known.device)
+    try:
+        with connected(bench) as (export, device):
+            gpt.grow_partition(bench.root, bench.disk, part, disk_guid=GUID, new_bytes=2 * part.bytes)
+            assert size_bytes(bench.root, device) == part.bytes
+            nvmet.revalidate(bench.fs, export.nqn, 1)
+            _wait(lambda: size_bytes(bench.root, device) == 2 * part.bytes, 20)
+            export.down(bench.fs)
+        settle()
+    finally:
+        bench.device = whole
+        reset(bench.root, bench.disk)
 
 
 def contract_an_export_is_a_holder(bench: Bench) -> None:
