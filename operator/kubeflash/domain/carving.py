@@ -307,7 +307,8 @@ class _Disk:
     def plan(self, asked: Requests, known: Mapping[str, str]) -> None:
         """Plans everything on this SSD. `known`: the volumes of this server by id."""
         disk = self._disk
-        self._wipe_requests(asked, known)
+        if self._wipe_request(asked, known):
+            return
         if self._ours and disk.table is not None and disk.table.damaged:
             self._to.steps.append(RepairTable(disk.ssd, self._guid))
             self._wait(self._verdict.reason)
@@ -400,7 +401,9 @@ class _Disk:
 
     def _carve_fresh(self, wishes: Sequence[VolumeWish]) -> list[Step]:
         steps: list[Step] = []
-        taken = self._taken()
+        may = {wish.id: align_up(wish.bytes) for wish in self._wishes if not wish.released}
+        # What is to grow has its place already, as in the controller's ledger: a new one must not take it.
+        taken = [*self._taken(), *(Span(part.start, may.get(part.uuid, 0)) for part in self._present.values())]
         numbers = {part.number for part in self._disk.table.partitions} if self._ours and self._disk.table else {1}
         reserve = self._selected.reserve if self._selected is not None else 0
         for wish in wishes:
@@ -447,15 +450,16 @@ class _Disk:
             else:
                 self._to.steps += self._wipe(part, "Zero")
 
-    def _wipe_requests(self, asked: Requests, known: Mapping[str, str]) -> None:
+    def _wipe_request(self, asked: Requests, known: Mapping[str, str]) -> bool:
+        """Whether the whole SSD is wiped: nothing else is done on it then."""
         disk = self._disk
         shown = asked.wipe_ssds.get(disk.ssd)
         if shown is None:
-            return
+            return False
         volumes = sorted(known[part.uuid] for part in volumes_of(disk.table) if part.uuid in known)
         volumes += [wish.key for wish in self._wishes if wish.key not in volumes]
         if self._verdict.state is SsdState.BLANK and not disk.half_claimed:
-            return  # it is done, or there was nothing to do
+            return False  # it is done, or there was nothing to do
         if volumes:
             self._to.denied[disk.ssd] = f"it holds volumes {', '.join(volumes)}: delete them first"
         elif not disk.fingerprint:
@@ -466,6 +470,8 @@ class _Disk:
             )
         else:
             self._to.steps.append(WipeSsd(disk.ssd, disk.fingerprint, disk.bytes))
+            return True
+        return False
 
 
 _UNCONFIRMED = "the controller that placed it leads no longer: the one that does must confirm it"
