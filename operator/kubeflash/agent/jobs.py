@@ -92,7 +92,13 @@ class Jobs:
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="step")
         self._jobs: dict[str, _Job] = {}
         self._bug: BaseException | None = None
-        self.failures: dict[str, Failure] = {}
+        self._failures: dict[str, Failure] = {}
+        self._looked = 0.0
+
+    @property
+    def failures(self) -> dict[str, Failure]:
+        """The last failure of each subject that failed, at this moment: jobs go on writing them in their threads."""
+        return dict(self._failures)
 
     @property
     def busy(self) -> frozenset[str]:
@@ -110,16 +116,17 @@ class Jobs:
 
     def words(self, *subjects: str) -> str:
         """What the last failure of the first of these that failed said; empty when none did."""
-        return next((self.failures[item].words for item in subjects if item in self.failures), "")
+        failures = self.failures
+        return next((failures[item].words for item in subjects if item in failures), "")
 
     def forget_all_but(self, subjects: Collection[str]) -> None:
         """Forgets failures of what nobody wants any more."""
-        kept = set(subjects)
-        self.failures = {item: failure for item, failure in self.failures.items() if item in kept}
+        for item in set(self.failures).difference(subjects):
+            self._failures.pop(item, None)
 
     def due(self, steps: Iterable[Step]) -> list[Step]:
         """Those of the steps that can be begun: their group is not worked on, and they do not wait after a failure."""
-        now = time.monotonic()
+        now = self._looked = time.monotonic()
         waiting = {item for item, failure in self.failures.items() if failure.again > now}
         return [
             step
@@ -128,10 +135,12 @@ class Jobs:
         ]
 
     def next_try(self) -> float | None:
-        """Seconds until something that failed may be tried again; None when nothing did."""
-        if not self.failures:
-            return None
-        return max(0.0, min(failure.again for failure in self.failures.values()) - time.monotonic())
+        """Seconds until something that failed may be tried again; None when nothing waits for that.
+
+        What could be tried when `due` was asked last is under way, or nobody wants it any more.
+        """
+        moments = [failure.again for failure in self.failures.values() if failure.again > self._looked]
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     async def run(self, steps: Iterable[Step], patience: float) -> bool:
         """Begins steps that are due, and waits for them a while. Whether any was begun.
@@ -183,12 +192,12 @@ class Jobs:
                 self._failed(step, str(error))
                 outcome = "failed"
             else:
-                self.failures.pop(step.subject, None)
+                self._failures.pop(step.subject, None)
                 outcome = "done"
             STEP_SECONDS.labels(type(step).__name__, outcome).observe(time.monotonic() - running.since)
 
     def _failed(self, step: Step, words: str) -> None:
-        before = self.failures.get(step.subject)
+        before = self._failures.get(step.subject)
         tries = before.tries + 1 if before is not None else 1
         wait = RETRY_SECONDS[min(tries, len(RETRY_SECONDS)) - 1]
-        self.failures[step.subject] = Failure(words, step, tries, time.monotonic() + wait)
+        self._failures[step.subject] = Failure(words, step, tries, time.monotonic() + wait)
