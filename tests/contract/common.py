@@ -193,6 +193,7 @@ def nothing_written(root: HostRoot, disk: Path) -> Iterator[None]:
 
 def agree(root: HostRoot, disk: Path) -> None:
     """Asserts that both copies of the table are whole and the same, and that the kernel shows just what is in them."""
+    settle()
     copies = read_copies(disk)
     assert copies.damaged == ""
     assert copies.primary == copies.backup == gpt.read_table(disk)

@@ -89,6 +89,7 @@ def ends(root: HostRoot, disk: Path) -> tuple[bytes, bytes]:
 
 def tear(root: HostRoot, disk: Path, spots: Tear) -> None:
     """Damages the table as a power loss would; the kernel knows no partitions after it."""
+    settle()  # udev makes the partitions anew after a write to their disk
     for known in kernel_partitions(root, disk.name):
         forget(disk, known.number)
     for offset, damage in spots:

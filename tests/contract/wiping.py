@@ -47,6 +47,7 @@ def _used(root: HostRoot, disk: Path) -> tuple[Path, Partition]:
     settle()
     for offset in (part.start, part.start + MIB, part.end - 4096, neighbour.start, neighbour.end - 4096):
         poke(disk, offset, b"secret" * 600)
+    settle()  # udev makes the partitions anew after a write to their disk
     return node, neighbour
 
 

@@ -7,6 +7,7 @@ refuses to forget a partition that *anybody* has open, exclusively or not, nvmet
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,8 +78,10 @@ def _read(folder: Path) -> Iterator[KernelPartition]:
             event = (child / "uevent").read_text()
             start, size = (int((child / item).read_text()) * SECTOR for item in ("start", "size"))
             dev_number = (child / "dev").read_text().strip()
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # no partition, or one that is being removed
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENODEV):
+                continue  # no partition, or one that is being removed
+            raise
         lines = dict(line.partition("=")[::2] for line in event.splitlines())
         yield KernelPartition(number, child.name, dev_number, lines.get("PARTNAME", ""), start, size)
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import pytest
 
 from kubeflash.domain.disk import LABEL_TYPE, MIB, Partition
 from kubeflash.host.blank import parse_blkid, parse_wipefs
 from kubeflash.host.gpt import PartitionDiffers, TableUnreadable, parse_table, script_line
+from kubeflash.host.partitions import kernel_partitions
+from kubeflash.host.root import HostRoot
 
 SFDISK = """{
    "partitiontable": {
@@ -85,6 +90,23 @@ def test_line_of_a_script() -> None:
     for name in ('a", size=9', "a\nb", "x" * 37):
         with pytest.raises(PartitionDiffers):
             script_line(Partition(7, 2 * MIB, MIB, name, part.uuid, part.type_guid), 512)
+
+
+def test_a_partition_that_is_being_removed_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2):
+        folder = tmp_path / f"sys/class/block/nvme0n1/nvme0n1p{number}"
+        folder.mkdir(parents=True)
+        for name, said in {"partition": number, "uevent": "", "start": 2048, "size": 2048, "dev": "259:1"}.items():
+            (folder / name).write_text(f"{said}\n")
+    read = Path.read_text
+
+    def going(path: Path, *arguments: str) -> str:
+        if path.match("nvme0n1p1/uevent"):
+            raise OSError(errno.ENODEV, "No such device")  # as sysfs says of what was open when it went
+        return read(path, *arguments)
+
+    monkeypatch.setattr(Path, "read_text", going)
+    assert [part.number for part in kernel_partitions(HostRoot(tmp_path), "nvme0n1")] == [2]
 
 
 def test_wipefs() -> None:
