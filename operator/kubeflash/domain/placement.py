@@ -56,6 +56,7 @@ class Candidate:
         distance: from the GPU that the volume shall be near.
         own: whether it is one of that GPU's own SSDs.
         gpus: of how many GPUs it is a neighbour: what is wasted on a volume that asks for none.
+        here: the volume is placed there already; it may even be carved there, without anybody having said so yet.
         why_not: why it is not taken; empty for one that could be.
     """
 
@@ -63,6 +64,7 @@ class Candidate:
     distance: Distance | None
     own: bool
     gpus: int
+    here: bool = False
     why_not: str = ""
 
 
@@ -249,10 +251,9 @@ def _found(volume: FlashVolume, cluster: Cluster) -> Placement | Refusal | None:
 
 
 def _is_of_pool(place: Place, pool: str, cluster: Cluster) -> bool:
+    """Whether an SSD belongs to the pool, or did: also one that gets nothing new, for what else is on it."""
     view = cluster.views[pool]
-    return any((item.node, item.ssd.id) == place for item in view.ssds) or any(
-        (item.node, item.ssd) == place for item in view.draining
-    )
+    return place in view.own or any((item.node, item.ssd) == place for item in view.draining)
 
 
 def _not_found(volume: FlashVolume, cluster: Cluster) -> Refusal:
@@ -281,7 +282,7 @@ def _candidates(volume: FlashVolume, pool: FlashPool, cluster: Cluster) -> tuple
         if isinstance(found, Refusal):
             return (), found
         server, gpu = found
-    candidates = [_candidate(item, server, gpu, cluster) for item in view.ssds]
+    candidates = [_candidate(item, volume, server, gpu, cluster) for item in view.ssds]
     sieve = _Sieve(candidates, f"{len(candidates)} SSDs in pool {name}")
     if server is not None:
         where = server.metadata.name
@@ -295,7 +296,8 @@ def _candidates(volume: FlashVolume, pool: FlashPool, cluster: Cluster) -> tuple
     exact = near is not None and server is not None and near.node == server.metadata.name
     _keep_servers(sieve, cluster, exact=exact)
     sieve.keep_if_any(
-        lambda c: f"it is failing: {c.item.ssd.failing}" if c.item.ssd.failing else "", "that do not fail"
+        lambda c: f"it is failing: {c.item.ssd.failing}" if c.item.ssd.failing and not c.here else "",
+        "that do not fail",
     )
     turned_down = cluster.refusals.get(volume.metadata.uid, {})
     words = "; ".join(sorted(set(turned_down.values())))
@@ -304,10 +306,8 @@ def _candidates(volume: FlashVolume, pool: FlashPool, cluster: Cluster) -> tuple
         f"not refused by their server ({words})",
     )
     refusal = _no_room(volume, sieve)
-    servers, now = _fullness(candidates), (volume.status.node_name, volume.status.ssd)
-    candidates.sort(
-        key=lambda c: (c.why_not != "", (c.item.node, c.item.ssd.id) != now, *_order(c, gpu, servers)),
-    )
+    servers = _fullness(candidates)
+    candidates.sort(key=lambda c: (c.why_not != "", not c.here, *_order(c, gpu, servers)))
     return tuple(candidates), refusal
 
 
@@ -316,11 +316,13 @@ def _asked(volume: FlashVolume, cluster: Cluster) -> tuple[FlashNode, Gpu | None
     near = volume.spec.near
     assert near is not None
     if near.gpu and not near.node:
-        for server in cluster.nodes.values():
-            for item in server.status.gpus:
-                if item.uuid == near.gpu:
-                    return server, item
-        return Refusal("GPUNotFound", f"no server has a GPU {near.gpu}: compare with kubectl flash topology -o json")
+        found = [(server, item) for server in cluster.nodes.values() for item in server.status.gpus]
+        found = [(server, item) for server, item in found if item.uuid == near.gpu]
+        if not found:
+            words = f"no server has a GPU {near.gpu}: compare with kubectl flash topology -o json"
+            return Refusal("GPUNotFound", words)
+        # A server that was renamed, or whose GPU went into another one, may still tell of it by what it said last.
+        return min(found, key=lambda one: (one[0].metadata.name not in cluster.answering, one[0].metadata.name))
     node = cluster.nodes.get(near.node or "")
     if node is None:
         known = ", ".join(sorted(cluster.nodes)) or "none"
@@ -334,13 +336,16 @@ def _asked(volume: FlashVolume, cluster: Cluster) -> tuple[FlashNode, Gpu | None
     return node, gpu
 
 
-def _candidate(item: PoolSsd, server: FlashNode | None, gpu: Gpu | None, cluster: Cluster) -> Candidate:
+def _candidate(
+    item: PoolSsd, volume: FlashVolume, server: FlashNode | None, gpu: Gpu | None, cluster: Cluster
+) -> Candidate:
     home = cluster.nodes[item.node]
     distance, own = None, False
     if server is not None and gpu is not None and item.node == server.metadata.name:
         distance = cluster.neighbours.distances(home).between.get((gpu.address, item.ssd.id))
         own = any(pair.gpu == gpu.address and pair.id == item.ssd.id for pair in home.status.pairs)
-    return Candidate(item, distance, own, cluster.neighbours.of(home).get(item.ssd.id, 0))
+    here = (item.node, item.ssd.id) == (volume.status.node_name, volume.status.ssd)
+    return Candidate(item, distance, own, cluster.neighbours.of(home).get(item.ssd.id, 0), here)
 
 
 class _Sieve:
@@ -370,14 +375,19 @@ class _Sieve:
 
 
 def _keep_servers(sieve: _Sieve, cluster: Cluster, *, exact: bool) -> None:
-    """Only servers that take new volumes. A cordoned one does for a volume that names it (`exact`), as with pods."""
+    """Only servers that take new volumes. A cordoned one does for a volume that names it (`exact`), as with pods.
+
+    Where the volume is placed already it is nothing new: another controller leads, and confirms it.
+    """
 
     def silent(candidate: Candidate) -> str:
         name = candidate.item.node
-        return "" if name in cluster.answering else f"the agent on server {name} does not answer"
+        return "" if candidate.here or name in cluster.answering else f"the agent on server {name} does not answer"
 
     def maintained(candidate: Candidate) -> str:
         name = candidate.item.node
+        if candidate.here:
+            return ""
         if cluster.nodes[name].spec.maintenance:
             return f"server {name} is in maintenance (spec.maintenance of its FlashNode)"
         if name in cluster.cordoned and not exact:
@@ -459,8 +469,9 @@ def _distance(volume: FlashVolume, node: str, ssd: str, cluster: Cluster) -> Dis
 
 def _peer_to_peer(volume: FlashVolume, node: str, ssd: str, cluster: Cluster) -> PeerToPeerStatus | None:
     """What the pair of the GPU and the SSD says, when they are one."""
-    home = cluster.nodes.get(node)
-    gpu = near_gpu(volume, home) if home is not None else None
+    near, home = volume.spec.near, cluster.nodes.get(node)
+    elsewhere = near is not None and near.node not in (None, node)  # its address means another GPU in this server
+    gpu = near_gpu(volume, home) if home is not None and not elsewhere else None
     if home is None or gpu is None:
         return volume.status.p2p
     return next((pair.p2p for pair in home.status.pairs if pair.gpu == gpu.address and pair.id == ssd), None)

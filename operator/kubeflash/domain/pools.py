@@ -20,7 +20,7 @@ from kubeflash.api.v1alpha1 import (
     Ssd,
 )
 from kubeflash.domain.allocation import Span, usable
-from kubeflash.domain.ledger import Ledger
+from kubeflash.domain.ledger import Ledger, Place
 from kubeflash.domain.neighbours import Neighbours
 from kubeflash.domain.selectors import matches, names, selects_node, selects_ssd, why_not_selected
 
@@ -60,12 +60,20 @@ class PoolSsd:
 
 @dataclass(frozen=True)
 class PoolView:
-    """A pool evaluated against all servers."""
+    """A pool evaluated against all servers.
+
+    Attributes:
+        ssds: what it can use.
+        refused: what it selects, or names, and cannot use.
+        draining: what holds volumes of it, and gets no new ones.
+        own: all SSDs that belong to it, by server and id; also those that it cannot use.
+    """
 
     pool: FlashPool
     ssds: tuple[PoolSsd, ...]
     refused: tuple[RefusedSsd, ...]
     draining: tuple[DrainingSsd, ...]
+    own: frozenset[Place] = frozenset()
 
 
 def owner_of(
@@ -127,6 +135,7 @@ class _Pool:
         self._usable: list[PoolSsd] = []
         self._refused: list[RefusedSsd] = []
         self._draining: list[DrainingSsd] = []
+        self._own: set[Place] = set()
         self._seen: set[str] = set()
 
     def look(
@@ -144,6 +153,7 @@ class _Pool:
         named = names(pool.spec.ssds, ssd)
         self._seen.update((ssd.serial, ssd.id) if named else ())
         if owner is not None and owner.metadata.name == name:
+            self._own.add((node, ssd.id))
             if ssd.state == "Foreign":
                 self._refuse(node, ssd, ssd.reason)
             else:
@@ -193,7 +203,9 @@ class _Pool:
             )
             for name in dict.fromkeys(missing)
         ]
-        return PoolView(self._pool, tuple(self._usable), tuple(self._refused), tuple(self._draining))
+        return PoolView(
+            self._pool, tuple(self._usable), tuple(self._refused), tuple(self._draining), frozenset(self._own)
+        )
 
 
 def pool_status(view: PoolView, ledger: Ledger) -> FlashPoolStatus:
