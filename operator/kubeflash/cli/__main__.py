@@ -1,21 +1,28 @@
-"""`kubectl flash`, also `python -m kubeflash.cli`: what GPU servers have, who is whose neighbour, and why."""
+"""`kubectl flash`, also `python -m kubeflash.cli`: GPU servers and volumes: what is, why, and admins' work."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import yaml
-
 from kubeflash import __version__
 from kubeflash.api.quantity import human_bytes
 from kubeflash.cli import completion, data, picture, text
-from kubeflash.cli.sources import Source, SourceError, from_cluster, from_file, from_machine, named
-from kubeflash.cli.terminal import Terminal, clean, harmless_json
+from kubeflash.cli.asking import NotDone, duration
+from kubeflash.cli.sources import (
+    Source,
+    SourceError,
+    from_cluster,
+    from_file,
+    from_machine,
+    named,
+    nodes_from_cluster,
+    nodes_from_file,
+)
+from kubeflash.cli.terminal import Terminal, clean
 from kubeflash.kube.errors import KubeError
 from kubeflash.topology.analysis import Analysis, analyse
 from kubeflash.topology.devices import GpuRules
@@ -24,6 +31,7 @@ from kubeflash.topology.faults import short
 from kubeflash.topology.tree import address_key
 
 EXIT_FAILED = 1
+INTERRUPTED = 130
 FORMATS = ("text", "json", "yaml", "svg")
 _EXAMPLES = {
     "topology": """examples:
@@ -40,7 +48,26 @@ _EXAMPLES = {
   kubectl flash why gpu-a 61:00.0      why an SSD is used or not, and whose it is
   kubectl flash why gpu-a GPU-7f2c0d   a GPU, by the beginning of its UUID
   kubectl flash why -f dump.xml 4e:00.0
-  kubectl flash why -f nodes.yaml gpu-a 61:00.0""",
+  kubectl flash why -f nodes.yaml gpu-a 61:00.0
+  kubectl flash why volume kv-0 -n serving     where a volume is, or why it is nowhere
+  kubectl flash why volume serving/kv-0 -o json
+A server that is called "volume" is asked about from a file: -f.""",
+    "plan": """examples:
+  kubectl flash plan                   what the agents of all servers have still to do
+  kubectl flash plan gpu-a
+  kubectl flash plan -f nodes.yaml     of what kubectl get flashnodes -o yaml printed""",
+    "wipe": """examples:
+  kubectl flash wipe gpu-a S64HNE0T    by serial, id or PCI address: shows the SSD, asks, and wipes it
+  kubectl flash wipe gpu-a S64HNE0T --dry-run
+  kubectl flash wipe gpu-a 6f3c2a10-…  an orphan, by its id (kubectl flash adopt lists them)""",
+    "adopt": """examples:
+  kubectl flash adopt                  lists all orphans, and SSDs with another server's label
+  kubectl flash adopt gpu-a 6f3c2a10-… --name kv-0 -n serving
+                                       makes a FlashVolume of an orphan, with its data
+  kubectl flash adopt gpu-b S64HNE0T   takes over an SSD of a server that is gone, with its volumes""",
+    "purge": """examples:
+  kubectl flash purge gpu-a --dry-run  shows what it means
+  kubectl flash purge gpu-a            the server is lost for good: asks, and lets nothing wait for it any longer""",
     "completion": """examples:
   source <(kubectl-flash completion bash)
   kubectl-flash completion fish > ~/.config/fish/completions/kubectl-flash.fish
@@ -57,10 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(words)
     try:
         output = _run(options)
-    except (TopologyError, KubeError) as error:
+    except (TopologyError, KubeError, NotDone) as error:
         line = " ".join(str(error).split())
         print(f"kubectl flash: {clean(line)}", file=sys.stderr)
         return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("kubectl flash: interrupted", file=sys.stderr)
+        return INTERRUPTED
     return _write(output)
 
 
@@ -76,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(
         prog="kubectl flash",
-        description="GPU servers, their NVMe SSDs, and who is whose neighbour in the PCIe tree.",
+        description="GPU servers, their NVMe SSDs, who is whose neighbour in the PCIe tree, and the volumes on them.",
         epilog="kubectl flash COMMAND --help has examples.",
     )
     result.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -84,7 +114,11 @@ def parser() -> argparse.ArgumentParser:
     described = {
         "topology": "the PCIe tree of a server, its pairs, and what is wrong with it",
         "pairs": "which SSD is whose, beside what resource.kubernetes.io/pcieRoot alone would say",
-        "why": "all about one GPU or SSD: is it usable, whose is it, how far are the others",
+        "why": "all about one GPU or SSD, or one volume: where it is and why, or why it is nowhere",
+        "plan": "what the agents have still to do, and what failed",
+        "wipe": "zero an SSD that is not blank, or an orphan, after showing what will be lost",
+        "adopt": "list orphans, make a volume of one, or take over an SSD of a server that is gone",
+        "purge": "declare a server lost for good, after showing what that means",
         "completion": "a script that completes this command in your shell",
     }
     for name, words in described.items():
@@ -94,9 +128,12 @@ def parser() -> argparse.ArgumentParser:
             description=words[0].upper() + words[1:] + ".",
             epilog=_EXAMPLES[name],
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            usage="%(prog)s [options] [NODE] DEVICE" if name == "why" else None,
+            usage=_USAGES.get(name),
         )
         command.set_defaults(parser=command)
+        if name in _ADDED:
+            _ADDED[name](command)
+            continue
         if name == "completion":
             command.add_argument("shell", choices=completion.SHELLS)
             continue
@@ -108,11 +145,71 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+def _add_plan(command: argparse.ArgumentParser) -> None:
+    command.add_argument("words", nargs="*", metavar="NODE", help="names of servers (default: all)")
+    command.add_argument(
+        "-f", "--file", action="append", metavar="FILE", help="FlashNodes as JSON or YAML; - is standard input"
+    )
+    _add_output(command)
+    _add_cluster(command)
+
+
+def _add_wipe(command: argparse.ArgumentParser) -> None:
+    command.add_argument("node", metavar="NODE", help="name of the server")
+    command.add_argument("what", metavar="SSD|ORPHAN-ID", help="an SSD's id, serial or PCI address, or an orphan's id")
+    _add_asking(command, "the SSD's serial, or the orphan's id", "30m")
+
+
+def _add_adopt(command: argparse.ArgumentParser) -> None:
+    command.add_argument("words", nargs="*", metavar="NODE ORPHAN-ID|SSD", help="what to adopt (default: list it)")
+    command.add_argument("--name", metavar="NAME", help="of the FlashVolume that an orphan becomes")
+    command.add_argument("-n", "--namespace", metavar="NAMESPACE", help="of that FlashVolume")
+    command.add_argument("--pool", metavar="POOL", help="of that FlashVolume (default: the pool of its SSD)")
+    _add_output(command)
+    _add_asking(command, "the SSD's serial", "5m")
+
+
+def _add_purge(command: argparse.ArgumentParser) -> None:
+    command.add_argument("node", metavar="NODE", help="name of the server")
+    _add_asking(command, "the server's system UUID", "5m")
+
+
+def _add_asking(command: argparse.ArgumentParser, what: str, timeout: str) -> None:
+    command.add_argument("--dry-run", action="store_true", help="shows what would be done, and stops")
+    command.add_argument("--confirm", metavar="WORD", help=f"{what}, instead of typing it")
+    command.add_argument(
+        "--timeout", type=duration, default=timeout, metavar="TIME", help="how long to wait (default: %(default)s)"
+    )
+    _add_cluster(command)
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-o", "--output", choices=FORMATS[:3], default="text", help="default: %(default)s")
+
+
+def _add_cluster(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
+    command.add_argument("--kubeconfig", metavar="FILE", help="as for kubectl")
+    command.add_argument("--context", metavar="NAME", help="as for kubectl")
+
+
+_ADDED = {"plan": _add_plan, "wipe": _add_wipe, "adopt": _add_adopt, "purge": _add_purge}
+_USAGES = {
+    "why": "%(prog)s [options] [NODE] DEVICE\n       %(prog)s volume [NAMESPACE/]NAME [-n NAMESPACE] [options]",
+    "adopt": "%(prog)s [-o text|json|yaml]\n       %(prog)s NODE ORPHAN-ID --name NAME -n NAMESPACE [options]\n"
+    "       %(prog)s NODE SSD [options]",
+}
+
+
 def _add_source(command: argparse.ArgumentParser, *, why: bool) -> None:
     if why:
         command.add_argument(
-            "words", nargs="+", metavar="[NODE] DEVICE", help="a server, and an address, id, serial or UUID"
+            "words",
+            nargs="+",
+            metavar="[NODE] DEVICE",
+            help="a server, and an address, id, serial or UUID; or: volume NAME",
         )
+        command.add_argument("-n", "--namespace", metavar="NAMESPACE", help="of the volume (default: the context's)")
     else:
         command.add_argument("words", nargs="*", metavar="NODE", help="names of servers (default: all)")
     source = command.add_mutually_exclusive_group()
@@ -137,18 +234,93 @@ def _add_source(command: argparse.ArgumentParser, *, why: bool) -> None:
         metavar="VENDOR:CLASS",
         help="count devices of this PCI vendor and class as GPUs too, such as 1234:0380; may be repeated",
     )
-    command.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
-    command.add_argument("--kubeconfig", metavar="FILE", help="as for kubectl")
-    command.add_argument("--context", metavar="NAME", help="as for kubectl")
+    _add_cluster(command)
 
 
 def _run(options: argparse.Namespace) -> str:
     if options.command == "completion":
         return completion.script(options.shell)
+    if options.command == "plan":
+        return _plan(options)
+    if options.command in ("wipe", "adopt", "purge"):
+        return _administer(options)
     if options.command == "why":
+        if options.words[0] == "volume" and not _from_elsewhere(options):
+            return _why_volume(options)
+        if options.namespace is not None:
+            options.parser.error("-n goes with why volume NAME")
         *names, device = options.words
         return _why(options, names, device)
     return _all(options, _sources(options, options.words))
+
+
+def _plan(options: argparse.Namespace) -> str:
+    from kubeflash.cli import plan  # noqa: PLC0415  only this command wants it
+
+    if options.file:
+        nodes = [node for name in options.file for node in nodes_from_file(name)]
+        known = sorted({node.metadata.name for node in nodes})
+        for name in options.words:
+            if name not in known:
+                raise SourceError(f"there is no server {name} in what was read; there are: {', '.join(known)}")
+        nodes = [node for node in nodes if not options.words or node.metadata.name in options.words]
+    else:
+        nodes = nodes_from_cluster(options.words, options.kubeconfig, options.context)
+    if options.output != "text":
+        return _data(options.output, [plan.document(node) for node in nodes])
+    return "\n".join(plan.text(nodes, Terminal.of(sys.stdout, options.color))) + "\n"
+
+
+def _administer(options: argparse.Namespace) -> str:
+    """The commands that change something: they say what they will do before they ask."""
+    from kubeflash.cli import adopt, cluster, purge, wipe  # noqa: PLC0415  only these commands want them
+
+    if options.command == "adopt" and len(options.words) not in (0, 2):
+        options.parser.error("adopt wants NODE and an orphan's id or an SSD; or nothing, to list them")
+    client = cluster.connect(options.kubeconfig, options.context)
+    try:
+        return {"wipe": wipe.run, "adopt": adopt.run, "purge": purge.run}[options.command](options, client)
+    finally:
+        client.close()
+
+
+def _why_volume(options: argparse.Namespace) -> str:
+    from kubeflash.cli import cluster, whyvolume  # noqa: PLC0415  only this command wants them
+
+    if len(options.words) != 2:
+        options.parser.error(
+            "why volume wants one NAME or NAMESPACE/NAME, such as kubectl flash why volume serving/kv-0"
+        )
+    namespace, slash, name = options.words[1].rpartition("/")
+    if slash and options.namespace not in (None, namespace):
+        options.parser.error(f"{options.words[1]} is not in namespace {options.namespace}: give one of them")
+    if not name or (slash and not namespace):
+        options.parser.error(f"{options.words[1]!r} is no NAME and no NAMESPACE/NAME")
+    client = cluster.connect(options.kubeconfig, options.context)
+    try:
+        namespace = namespace or options.namespace or cluster.default_namespace(options.kubeconfig, options.context)
+        key = f"{namespace}/{name}"
+        reading = cluster.read(client, namespace, refusals_of=key)
+    finally:
+        client.close()
+    volume = reading.cluster.volumes.get(key)
+    if volume is None:
+        there = sorted(
+            item.metadata.name
+            for item in reading.cluster.volumes.values()
+            if key.startswith(f"{item.metadata.namespace}/")
+        )
+        elsewhere = sorted(item.key for item in reading.cluster.volumes.values() if item.metadata.name == name)
+        known = f"elsewhere: {', '.join(elsewhere)}" if elsewhere else f"there are: {', '.join(there[:10]) or 'none'}"
+        raise SourceError(f"there is no FlashVolume {name} in namespace {namespace}; {known}")
+    if options.output != "text":
+        return data.rendered(options.output, whyvolume.document(volume, reading))
+    return "\n".join(whyvolume.text(volume, reading, Terminal.of(sys.stdout, options.color))) + "\n"
+
+
+def _from_elsewhere(options: argparse.Namespace) -> bool:
+    """Whether it is about something else than the cluster."""
+    return bool(options.local or options.sysfs is not None or options.file)
 
 
 def _sources(options: argparse.Namespace, names: Sequence[str]) -> list[Source]:
@@ -184,9 +356,7 @@ def _all(options: argparse.Namespace, sources: Sequence[Source]) -> str:
 def _data(form: str, documents: list[data.JSON]) -> str:
     """One server is an object, several are a list in one."""
     whole = documents[0] if len(documents) == 1 else {"items": documents}
-    if form == "json":
-        return harmless_json(json.dumps(whole, indent=2, ensure_ascii=False)) + "\n"
-    return yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
+    return data.rendered(form, whole)
 
 
 def _names(sources: Iterable[Source]) -> str:
@@ -194,8 +364,7 @@ def _names(sources: Iterable[Source]) -> str:
 
 
 def _why(options: argparse.Namespace, names: list[str], device: str) -> str:
-    from_elsewhere = options.local or options.sysfs is not None or options.file
-    if len(names) > 1 or (not names and not from_elsewhere):
+    if len(names) > 1 or (not names and not _from_elsewhere(options)):
         raise SourceError("why wants NODE DEVICE, such as kubectl flash why gpu-a 4e:00.0")
     sources = _sources(options, names)
     if len(sources) != 1:

@@ -12,14 +12,32 @@ from collections.abc import Sequence
 
 COMMAND = "__complete"
 SHELLS = ("bash", "zsh", "fish")
-_COMMANDS = ("topology", "pairs", "why", "completion")
-_OPTIONS = ("--local", "--sysfs", "--file", "--output", "--gpu", "--color", "--kubeconfig", "--context", "--help")
+_COMMANDS = ("topology", "pairs", "why", "plan", "wipe", "adopt", "purge", "completion")
+_EVERYWHERE = ("--color", "--kubeconfig", "--context", "--help")
+_SOURCES = ("--local", "--sysfs", "--file", "--output", "--gpu")
+_ASKING = ("--dry-run", "--confirm", "--timeout")
+_OPTIONS = {
+    "topology": _SOURCES,
+    "pairs": (*_SOURCES, "--matrix"),
+    "why": (*_SOURCES, "--namespace"),
+    "plan": ("--file", "--output"),
+    "wipe": _ASKING,
+    "adopt": ("--name", "--namespace", "--pool", "--output", *_ASKING),
+    "purge": _ASKING,
+}
 _FILES = ("-f", "--file", "--sysfs", "--kubeconfig")
 _VALUES = {
     "-o": ("text", "json", "yaml", "svg"),
     "--output": ("text", "json", "yaml", "svg"),
     "--color": ("auto", "always", "never"),
 }
+_ASKED = {"-n": "namespaces", "--namespace": "namespaces", "--pool": "flashpools"}
+"""Options whose values kubectl knows."""
+_FREE = ("--gpu", "--context", "--title", "--name", "--confirm", "--timeout")
+"""Options whose values nobody offers; a confirmation is to be typed."""
+_SECOND = ("why", "wipe", "adopt")
+"""Commands with a second word, which is something of the server that the first one names."""
+_MOST = {"purge": 1}
 _NO_FILES = ":4"  # cobra's ShellCompDirectiveNoFileComp
 _FILES_TOO = ":0"
 _SECONDS = "2s"
@@ -67,11 +85,20 @@ def candidates(words: Sequence[str]) -> list[str]:
         return _starting(_COMMANDS, current)
     if command == "completion":
         return _starting(SHELLS, current)
+    if before in _ASKED:
+        return _starting(_names(_ASKED[before]), current)
+    if before in _FREE:
+        return []
     if current.startswith("-"):
-        return _starting((*_OPTIONS, *(("--matrix",) if command == "pairs" else ())), current)
-    named = [word for word in _plain(words[:-1]) if word != command]
-    if command == "why" and named:
-        return _starting(_devices(named[0]), current)
+        return _starting((*_OPTIONS[command], *_EVERYWHERE), current)
+    plain = _plain(words[:-1])
+    named = plain[plain.index(command) + 1 :]
+    if len(named) == 1 and command in _SECOND:
+        return _starting(_second(command, named[0]), current)
+    if (named and command in _SECOND) or len(named) >= _MOST.get(command, len(words)):
+        return []
+    if command == "why":
+        return _starting(["volume", *_nodes()], current)
     return _starting([node for node in _nodes() if node not in named], current)
 
 
@@ -81,7 +108,7 @@ def _plain(words: Sequence[str]) -> list[str]:
     return [
         word
         for word, last in zip(words, before, strict=False)
-        if not word.startswith("-") and last not in (*_FILES, *_VALUES, "--gpu", "--context")
+        if not word.startswith("-") and last not in (*_FILES, *_VALUES, *_ASKED, *_FREE)
     ]
 
 
@@ -91,7 +118,24 @@ def _starting(offers: Sequence[str], current: str) -> list[str]:
 
 def _nodes() -> list[str]:
     """Names of the cluster's FlashNodes."""
-    return [line.rpartition("/")[2] for line in _ask("flashnodes", "-o", "name")]
+    return _names("flashnodes")
+
+
+def _names(kind: str) -> list[str]:
+    return [line.rpartition("/")[2] for line in _ask(kind, "-o", "name")]
+
+
+def _second(command: str, first: str) -> list[str]:
+    """What a command may be about, on the server that its first word names."""
+    if command == "why" and first == "volume":
+        path = "{range .items[*]}{.metadata.namespace}/{.metadata.name} {end}"
+        return sorted(_ask("flashvolumes", "--all-namespaces", "-o", f"jsonpath={path}"))
+    if command == "why":
+        return _devices(first)
+    which = "{{if .labelled}}{{.serial}} {{end}}" if command == "adopt" else "{{.serial}} "
+    orphans = "{{range .volumes}}{{if not .volume}}{{.id}} {{end}}{{end}}"
+    template = f"{{{{range .status.ssds}}}}{which}{orphans}{{{{end}}}}"
+    return sorted(_ask("flashnode", first, "-o", f"go-template={template}"))
 
 
 def _devices(node: str) -> list[str]:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import yaml
+
+from kubeflash.cli.terminal import harmless_json
 from kubeflash.topology.analysis import Analysis, PairView
 from kubeflash.topology.faults import Fault
 from kubeflash.topology.server import Server
 from kubeflash.topology.tree import UNSAID, Link, PciDevice
 
 JSON = dict[str, Any]
+
+
+def rendered(form: str, whole: JSON) -> str:
+    """A document as JSON or YAML."""
+    if form == "json":
+        return harmless_json(json.dumps(whole, indent=2, ensure_ascii=False)) + "\n"
+    return yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
 
 
 def document(analysis: Analysis) -> JSON:

@@ -95,12 +95,30 @@ def from_file(name: str, rules: GpuRules) -> list[Source]:
     try:
         nodes = _flash_nodes(content)
         if nodes is not None:
-            return [Source(_checked(found.server, shown), found.node, found.previous, found.history) for found in nodes]
+            found = map(from_node, nodes)
+            return [Source(_checked(item.server, shown), item.node, item.previous, item.history) for item in found]
         return [Source(_checked(read_dump(content).server(rules), shown))]
     except SourceError:
         raise
     except TopologyError as error:
         raise SourceError(f"{shown}: {error}") from error
+
+
+def nodes_from_file(name: str) -> list[FlashNode]:
+    """The FlashNodes of a file, or of standard input (`-`), as `kubectl get -o json|yaml` prints them.
+
+    Raises:
+        SourceError: one line: what is wrong with it.
+    """
+    shown = "standard input" if name == "-" else name
+    content = _read(name, shown)
+    try:
+        nodes = _flash_nodes(content)
+    except TopologyError as error:
+        raise SourceError(f"{shown}: {error}") from error
+    if nodes is None:
+        raise SourceError(f"{shown}: it holds no FlashNode: give the output of kubectl get flashnodes -o yaml")
+    return nodes
 
 
 def _checked(server: Server, shown: str) -> Server:
@@ -121,8 +139,8 @@ def _read(name: str, shown: str) -> bytes:
         raise SourceError(f"{shown}: {error.strerror or error}") from error
 
 
-def _flash_nodes(content: bytes) -> list[Source] | None:
-    """The servers of what `kubectl get flashnodes -o json|yaml` printed; None when it is nothing of the kind.
+def _flash_nodes(content: bytes) -> list[FlashNode] | None:
+    """The FlashNodes of what `kubectl get flashnodes -o json|yaml` printed; None when it is nothing of the kind.
 
     Raises:
         BadDump: when it is, and cannot be used.
@@ -142,7 +160,7 @@ def _flash_nodes(content: bytes) -> list[Source] | None:
     bodies = body.get("items", [body]) if isinstance(body, dict) else []
     if not isinstance(bodies, list) or not bodies:
         raise BadDump("it holds no FlashNode: give the output of kubectl get flashnodes -o yaml")
-    return [from_node(_flash_node(item)) for item in bodies]
+    return [_flash_node(item) for item in bodies]
 
 
 def _flash_node(body: Any) -> FlashNode:
@@ -172,7 +190,12 @@ class _NoAliases(yaml.SafeLoader):
 
 
 def from_cluster(names: Sequence[str], kubeconfig: str | None, context: str | None) -> list[Source]:
-    """The servers of these FlashNodes, of all when none is named.
+    """The servers of these FlashNodes, of all when none is named. Raises as `nodes_from_cluster`."""
+    return [from_node(node) for node in nodes_from_cluster(names, kubeconfig, context)]
+
+
+def nodes_from_cluster(names: Sequence[str], kubeconfig: str | None, context: str | None) -> list[FlashNode]:
+    """These FlashNodes, all when none is named.
 
     Raises:
         SourceError: when there is no such FlashNode, or none at all.
@@ -193,7 +216,7 @@ def from_cluster(names: Sequence[str], kubeconfig: str | None, context: str | No
         client.close()
     if not bodies:
         raise SourceError("there is no FlashNode in this cluster yet: does the agent run on its servers?")
-    return [from_node(FlashNode.from_json(body)) for body in sorted(bodies, key=lambda body: body["metadata"]["name"])]
+    return [FlashNode.from_json(body) for body in sorted(bodies, key=lambda body: body["metadata"]["name"])]
 
 
 def _names(bodies: Iterable[dict[str, Any]]) -> list[str]:

@@ -214,7 +214,7 @@ def test_why_wants_a_device_that_is_there(capsys, dump):
     assert "why wants NODE DEVICE" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["topology", "pairs", "why", "completion"])
+@pytest.mark.parametrize("command", ["topology", "pairs", "why", "plan", "wipe", "adopt", "purge", "completion"])
 def test_help_has_examples(capsys, command):
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
@@ -252,8 +252,12 @@ def test_what_a_command_does_not_know_shows_its_own_usage(capsys):
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        ([""], ["topology", "pairs", "why", "completion"]),
+        ([""], ["topology", "pairs", "why", "plan", "wipe", "adopt", "purge", "completion"]),
         (["t"], ["topology"]),
+        (["wipe", "--dry"], ["--dry-run"]),
+        (["adopt", "--na"], ["--name", "--namespace"]),
+        (["adopt", "--name", ""], []),
+        (["purge", "--confirm", ""], []),
         (["completion", "z"], ["zsh"]),
         (["topology", "-o", ""], ["text", "json", "yaml", "svg"]),
         (["topology", "-f", ""], []),
@@ -274,6 +278,10 @@ def test_completion_offers_servers_and_survives_without_a_cluster(monkeypatch, t
         case "$*" in
             "get flashnodes -o name "*) printf 'flashnode.kubeflash.io/gpu-a\\nflashnode.kubeflash.io/gpu-b\\n';;
             "get flashnode gpu-b -o jsonpath="*) echo 0000:4e:00.0 10000:e1:00.0;;
+            "get flashnode gpu-b -o go-template="*labelled*) echo MOVED 6f3c;;
+            "get flashnode gpu-b -o go-template="*) echo MINE MOVED 6f3c;;
+            "get flashvolumes --all-namespaces "*) echo serving/kv-1 serving/kv-0;;
+            "get namespaces -o name "*) echo namespace/serving;;
         esac
         """
     )
@@ -283,6 +291,13 @@ def test_completion_offers_servers_and_survives_without_a_cluster(monkeypatch, t
     assert completion.candidates(["topology", "gpu-a", ""]) == ["gpu-b"]
     assert completion.candidates(["why", "gpu-b"]) == ["gpu-b"]
     assert completion.candidates(["why", "--color", "never", "gpu-b", ""]) == ["10000:e1:00.0", "4e:00.0"]
+    assert completion.candidates(["why", "v"]) == ["volume"]
+    assert completion.candidates(["why", "volume", ""]) == ["serving/kv-0", "serving/kv-1"]
+    assert completion.candidates(["wipe", ""]) == ["gpu-a", "gpu-b"]
+    assert completion.candidates(["wipe", "gpu-b", ""]) == ["6f3c", "MINE", "MOVED"]
+    assert completion.candidates(["adopt", "gpu-b", ""]) == ["6f3c", "MOVED"]
+    assert completion.candidates(["adopt", "gpu-b", "6f3c", "-n", ""]) == ["serving"]
+    assert completion.candidates(["purge", "gpu-b", ""]) == []
     kubectl.unlink()
     monkeypatch.setenv("PATH", str(tmp_path))
     assert completion.candidates(["topology", ""]) == []
