@@ -152,21 +152,18 @@ class _Pool:
         pool, name = self._pool, self._pool.metadata.name
         named = names(pool.spec.ssds, ssd)
         self._seen.update((ssd.serial, ssd.id) if named else ())
-        if owner is not None and owner.metadata.name == name:
+        own = owner is not None and owner.metadata.name == name
+        if own:
             self._own.add((node, ssd.id))
-            if ssd.state == "Foreign":
-                self._refuse(node, ssd, ssd.reason)
-            else:
-                self._usable.append(PoolSsd(node, ssd, pool.spec.reserve_percent, ledger))
-            if not (ssd.state == "Foreign" and ledger.placed_on((node, ssd.id))):
-                return
-        why = ssd.reason if owner is pool else self._why_not(node, labels, ssd, owner, neighbour=neighbour)
+        if own and ssd.state != "Foreign":
+            self._usable.append(PoolSsd(node, ssd, pool.spec.reserve_percent, ledger))
+            return
+        why = ssd.reason if own else self._why_not(node, labels, ssd, owner, neighbour=neighbour)
         mine = sorted(volume.key for volume in ledger.placed_on((node, ssd.id)) if volume.spec.pool == name)
         if mine:
             self._draining.append(DrainingSsd(node=node, ssd=ssd.id, reason=why, volumes=mine))
-        elif pool.deleting:
-            return
-        elif named or (selects_node(pool, labels) and selects_ssd(pool, ssd, neighbour=neighbour)):
+        selected = named or (selects_node(pool, labels) and selects_ssd(pool, ssd, neighbour=neighbour))
+        if own or (selected and not mine and not pool.deleting):
             self._refuse(node, ssd, why)
 
     def _why_not(
