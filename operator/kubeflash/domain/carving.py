@@ -373,6 +373,9 @@ class _Disk:
             # What is on it cannot be told, or is another's: the volumes may be there. Nothing is decided from that.
             self._to.waiting.update({wish.key: verdict.reason for wish in wanted})
             return
+        there = {part.uuid for part in volumes_of(disk.table)}  # in a table that lost its label: neither new nor gone
+        self._to.waiting.update({wish.key: verdict.reason for wish in wanted if wish.id in there})
+        wanted = [wish for wish in wanted if wish.id not in there]
         for wish in wanted:
             if not wish.fresh:
                 self._to.missing[wish.key] = self._gone()

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from kubeflash.domain import steps
 from kubeflash.domain.allocation import align_up, usable
-from kubeflash.domain.carving import DiskView, Selection, SsdState, VolumeWish, judge, plan_volumes, volumes_of
+from kubeflash.domain.carving import (
+    CarvePlan,
+    DiskView,
+    Requests,
+    Selection,
+    SsdState,
+    VolumeWish,
+    judge,
+    plan_volumes,
+    volumes_of,
+)
 from kubeflash.domain.disk import LABEL_TYPE, MIB, VOLUME_TYPE, Label, Partition, PartitionTable
 
 OWNER = Label("cluster-1", "server-1", "KFA0-1")
@@ -201,3 +211,182 @@ def test_a_label_reads_back_and_its_table_s_guid_tells_owners_apart():
     assert len(guids) == 3
     with pytest.raises(ValueError, match="does not hold a KubeFlash label"):
         Label.decode(b"hello".ljust(4096, b"\0"))
+
+
+# --- a row a rule ---
+
+FOREIGN_DISK = replace(blank(), findings=("ext4",), fingerprint="shown")
+LOCKED = replace(blank(), trouble="it cannot be read: EIO")
+OTHERS = replace(claimed(), label=replace(OWNER, system_uuid="other"))
+UNLABELLED = replace(claimed(part(2, 2 * MIB, 10, 1)), label=None)
+HOLDS_1 = claimed(part(2, 2 * MIB, 10, 1))
+STRANGE = replace(
+    HOLDS_1, table=table(part(2, 2 * MIB, 10, 1), Partition(3, 50 * MIB, MIB, "d", uuid(77), "0fc63daf-8483-4772"))
+)
+
+
+@pytest.mark.parametrize(
+    ("disk", "fresh", "where", "words"),
+    [
+        (claimed(), False, "missing", "somebody deleted it"),
+        (blank(), False, "missing", "somebody wiped it: it is blank"),
+        (FOREIGN_DISK, False, "missing", "somebody wiped it: it is not blank: ext4"),
+        (LOCKED, False, "waiting", "EIO"),
+        (OTHERS, False, "waiting", "of server other"),
+        (UNLABELLED, False, "waiting", "no label"),  # its partition is there: its data is not gone
+        (FOREIGN_DISK, True, "refused", "not blank: ext4"),
+        (LOCKED, True, "waiting", "EIO"),
+        (OTHERS, True, "waiting", "of server other"),
+        (UNLABELLED, True, "waiting", "no label"),
+        (replace(STRANGE, table=table(STRANGE.table.partitions[-1])), True, "refused", "partition 3"),
+    ],
+)
+def test_a_volume_that_is_not_there_is_missing_refused_or_waited_for(disk, fresh, where, words):
+    found = plan(disk, replace(wish(1, 10), fresh=fresh))
+    assert found.steps == ()
+    said = {"missing": found.missing, "refused": found.refused, "waiting": found.waiting}
+    assert {name for name, sentences in said.items() if sentences} == {where}
+    assert words in said[where]["ns/v1"]
+
+
+def test_new_bytes_are_given_at_the_word_of_the_controller_that_leads_alone():
+    unconfirmed = replace(wish(2, 10), confirmed=False)
+    found = plan(HOLDS_1, unconfirmed, wish(3, 10))
+    assert [step.subject for step in found.steps] == [uuid(3)]
+    assert "leads no longer" in found.waiting["ns/v2"]
+    assert found.steps[0].partition.start == 22 * MIB, "its place is kept for it"
+    grown = plan(HOLDS_1, replace(wish(1, 20), confirmed=False, fresh=False))
+    assert grown.steps == ()
+    assert "leads no longer" in grown.cramped["ns/v1"]
+    released = plan(HOLDS_1, replace(wish(1, 10, released=True), confirmed=False))
+    assert len(released.steps) == 2, "what is taken away was decided once and for all"
+
+
+def test_what_failed_too_often_is_refused_while_it_is_new_and_holds_up_no_other():
+    found = plan(HOLDS_1, replace(wish(2, 10), given_up="I/O error"), wish(3, 10))
+    assert found.refused == {"ns/v2": "I/O error"}
+    assert [step.subject for step in found.steps] == [uuid(3)]
+    assert plan(HOLDS_1, replace(wish(1, 10), given_up="I/O error")) == CarvePlan(), "it is there after all"
+    missing = plan(claimed(), replace(wish(1, 10), given_up="I/O error", fresh=False))
+    assert missing.refused == {}
+    assert set(missing.missing) == {"ns/v1"}
+
+
+@pytest.mark.parametrize(
+    ("disk", "selection", "steps_", "waits"),
+    [
+        (blank(), Selection("p"), [steps.ClaimSsd, steps.CarvePartition], False),
+        (blank(), Selection("p", thorough=True), [], True),
+        (replace(blank(), thorough=True), Selection("p", thorough=True), [steps.ClaimSsd, steps.CarvePartition], False),
+        (claimed(), Selection("p", thorough=True), [steps.CarvePartition], False),
+        (
+            replace(blank(), half_claimed=True),
+            Selection("p", thorough=True),
+            [steps.ClaimSsd, steps.CarvePartition],
+            False,
+        ),
+    ],
+)
+def test_what_nobody_named_is_read_more_thoroughly_before_it_is_claimed(disk, selection, steps_, waits):
+    found = plan_volumes({disk.ssd: disk}, {disk.ssd: OWNER}, {disk.ssd: selection}, [wish(1, 10)])
+    assert [type(step) for step in found.steps] == steps_
+    assert all(step.thorough is selection.thorough for step in found.steps if isinstance(step, steps.ClaimSsd))
+    assert bool(found.waiting) is waits
+
+
+def test_a_damaged_table_is_repaired_before_anything_else_and_only_a_table_of_ours():
+    damaged = replace(HOLDS_1, table=replace(HOLDS_1.table, damaged="backup"))
+    found = plan(damaged, wish(1, 10, released=True), wish(2, 10))
+    assert found.steps == (steps.RepairTable(OWNER.ssd, OWNER.disk_guid),)
+    assert set(found.waiting) == {"ns/v1", "ns/v2"}
+    theirs = replace(damaged, label=replace(OWNER, system_uuid="other"))
+    assert plan(theirs, wish(2, 10)).steps == ()
+
+
+@pytest.mark.parametrize(
+    ("disk", "wishes", "shown", "words"),
+    [
+        (FOREIGN_DISK, [], "shown", None),
+        (FOREIGN_DISK, [], "older", "not what was shown any more"),
+        (LOCKED, [], "shown", "cannot be told what is on it: it cannot be read"),
+        (replace(HOLDS_1, fingerprint="shown"), [], "shown", None),
+        (replace(HOLDS_1, fingerprint="shown"), [wish(1, 10)], "shown", "it holds volumes ns/v1: delete them first"),
+        (replace(OTHERS, fingerprint="shown"), [wish(1, 10)], "shown", "it holds volumes ns/v1"),
+        (replace(FOREIGN_DISK), [wish(2, 10)], "shown", "it holds volumes ns/v2"),
+        (blank(), [], "shown", ""),
+        (None, [], "shown", "SSD KFA0-1 is not in this server now"),
+    ],
+)
+def test_a_whole_ssd_is_wiped_only_as_it_was_shown_and_without_volumes(disk, wishes, shown, words):
+    disks = {OWNER.ssd: disk} if disk is not None else {}
+    found = plan_volumes(disks, {OWNER.ssd: OWNER}, {}, wishes, Requests(wipe_ssds={OWNER.ssd: shown}))
+    if words is None:
+        assert found.steps == (steps.WipeSsd(OWNER.ssd, "shown", SIZE),)
+        assert found.denied == {}
+    else:
+        assert found.steps == ()
+        assert words in found.denied.get(OWNER.ssd, "")
+        assert bool(found.denied) is bool(words)
+
+
+@pytest.mark.parametrize(
+    ("disk", "wishes", "where", "wiped", "words"),
+    [
+        (HOLDS_1, [], OWNER.ssd, True, ""),
+        (HOLDS_1, [], "elsewhere", False, "SSD elsewhere is not in this server now"),
+        (HOLDS_1, [wish(1, 10)], OWNER.ssd, False, "it is volume ns/v1, no orphan"),
+        (HOLDS_1, [replace(wish(1, 10), ssd="elsewhere")], OWNER.ssd, False, "it is volume ns/v1, no orphan"),
+        (replace(OTHERS, table=HOLDS_1.table), [], OWNER.ssd, False, ""),
+        (UNLABELLED, [], OWNER.ssd, False, ""),
+        (claimed(), [], OWNER.ssd, False, ""),
+    ],
+)
+def test_an_orphan_is_wiped_only_where_it_was_shown_and_while_it_is_one(disk, wishes, where, wiped, words):
+    requests = Requests(wipe_orphans={uuid(1): where})
+    found = plan_volumes({OWNER.ssd: disk}, {OWNER.ssd: OWNER}, {}, wishes, requests)
+    expected = [steps.WipePartition, steps.RemovePartition] if wiped else []
+    assert [type(step) for step in found.steps] == expected
+    assert words in found.denied.get(uuid(1), "")
+    assert bool(found.denied) is bool(words)
+
+
+@pytest.mark.parametrize(
+    ("label", "moved", "taken"),
+    [
+        (replace(OWNER, system_uuid="other"), "other", True),
+        (replace(OWNER, system_uuid="other"), "third", False),
+        (replace(OWNER, system_uuid="other"), None, False),
+        (replace(OWNER, system_uuid="other", ssd="copy of"), "other", False),
+        (replace(OWNER, system_uuid="other", cluster_id="b"), "other", False),
+        (replace(OWNER, system_uuid="other", layout=2), "other", False),
+        (OWNER, "other", False),
+    ],
+)
+def test_an_ssd_that_came_from_another_server_is_taken_over_at_the_controller_s_word_alone(label, moved, taken):
+    disk = replace(HOLDS_1, label=label)
+    requests = Requests(moved={OWNER.ssd: moved} if moved else {})
+    found = plan_volumes({OWNER.ssd: disk}, {OWNER.ssd: OWNER}, {}, [wish(1, 10)], requests)
+    assert found.steps == ((steps.TakeOver(OWNER.ssd, label, OWNER),) if taken else ())
+
+
+@pytest.mark.parametrize(
+    ("others", "reserve", "wanted", "words"),
+    [
+        ([], 0, 97, None),
+        ([], 0, 98, "the end of the SSD"),
+        ([], 20, 78, None),
+        ([], 20, 79, "what the pool's reserve leaves"),
+        ([part(3, 40 * MIB, 5, 2)], 0, 38, None),
+        ([part(3, 40 * MIB, 5, 2)], 0, 39, "partition 3"),
+    ],
+)
+def test_a_volume_grows_into_the_free_space_behind_it(others, reserve, wanted, words):
+    disk = claimed(part(2, 2 * MIB, 10, 1), *others)
+    selected = {disk.ssd: Selection("p", reserve)}
+    found = plan_volumes({disk.ssd: disk}, {disk.ssd: OWNER}, selected, [replace(wish(1, wanted), fresh=False)])
+    if words is None:
+        (step,) = found.steps
+        assert step.new_size == wanted * MIB
+    else:
+        assert found.steps == ()
+        assert words in found.cramped["ns/v1"]
