@@ -59,11 +59,15 @@ def volume_status(says: str, **status: Any) -> Refused:
 
 
 _PORTS = "ports is first-last with 1024 <= first <= last <= 65535, such as 4420-5443"
-_NOTHING = "name at least one SSD by serials, ids or models: nothing selected means nothing taken"
+_NOTHING = "name SSDs by serials, ids or models, or say all: true: nothing selected means nothing taken"
 _POOL = "pool is immutable: make another volume and copy the data"
 _NEAR = "near is immutable: make another volume and copy the data"
 _ID = "id is the volume's identity on the disk and never changes once set"
-_SIZE = "size cannot be changed yet: make another volume and copy the data"
+_SIZE = "size may grow, never shrink: make a smaller volume and copy the data"
+_PURGE = (
+    "spec.purge must be the server's own system UUID (status.systemUUID): it declares this server lost for good; "
+    "kubectl flash purge NODE shows what that means first"
+)
 _NODE_UUID = (
     "systemUUID is the server's identity and does not change; another server has this name now: "
     "delete this FlashNode once the old server's volumes are dealt with"
@@ -73,6 +77,8 @@ _ATTACHMENT = "an attachment is immutable, and so are its export identities: del
 RULES: tuple[Refused, ...] = (
     pool(_NOTHING, ssds={}),
     pool(_NOTHING, ssds={"serials": [], "ids": [], "models": []}),
+    pool(_NOTHING, ssds={"all": False}),
+    pool(_NOTHING, ssds={"minSize": "1Ti", "neighboursOnly": True, "exclude": {"serials": ["S64HNE0R100001"]}}),
     export(_PORTS, ports="1023-2000"),
     export(_PORTS, ports="2000-1999"),
     export(_PORTS, ports="60000-65536"),
@@ -85,19 +91,22 @@ RULES: tuple[Refused, ...] = (
     changed(_NEAR, {}, {"near": NEAR}),
     changed(_ID, {"id": UUID.replace("6", "7")}, {"id": UUID}),
     changed(_ID, {}, {"id": UUID}),
-    changed(_SIZE, {"size": "600Gi"}, {}),
     changed(_SIZE, {"size": "400Gi"}, {}),
-    changed(_SIZE, {"size": 5368709121}, {"size": "5Gi"}),
+    changed(_SIZE, {"size": 5368709119}, {"size": "5Gi"}),
     volume("size is at least 1Mi", size="1023Ki"),
     volume("size is at least 1Mi", size=0),
     volume("size is at least 1Mi", size=-5368709120),
     volume("size is at least 1Mi", size="0.5"),
-    volume("near.gpu is an address within one server: give near.node too", near={"gpu": "0000:4e:00.0"}),
+    volume(
+        "near.gpu is an address within one server: give near.node too, or the GPU's UUID", near={"gpu": "0000:4e:00.0"}
+    ),
     volume("near.maxDistance is measured from a GPU: give near.gpu too", near={"node": "a", "maxDistance": "PIX"}),
     Refused("FlashAttachment", {**ATTACHMENT, "volume": "kv-1"}, _ATTACHMENT, before=ATTACHMENT),
     Refused("FlashAttachment", {**ATTACHMENT, "nodeName": "gpu-c"}, _ATTACHMENT, before=ATTACHMENT),
     Refused("FlashNode", {}, _NODE_UUID, status={"systemUUID": "other"}, status_before={"systemUUID": UUID}),
     Refused("FlashNode", {}, _NODE_UUID, status={"publicKey": "k"}, status_before={"systemUUID": UUID}),
+    Refused("FlashNode", {"purge": UUID}, _PURGE),
+    Refused("FlashNode", {"purge": "all"}, _PURGE),
     Refused(
         "FlashNode",
         {},
@@ -115,6 +124,14 @@ SCHEMA: tuple[Refused, ...] = (
     pool("spec.ssds.serials: Invalid value", ssds={"serials": "S64HNE0R100001"}),
     pool('supported values: "In", "NotIn", "Exists"', nodes={"matchExpressions": [{"key": "a", "operator": "Is"}]}),
     pool("key: Required value", allowedNamespaces={"matchExpressions": [{"operator": "Exists"}]}),
+    pool("spec.ssds.minSize in body should match", ssds={"all": True, "minSize": "large"}),
+    pool("spec.ssds.all: Invalid value", ssds={"all": "yes"}),
+    pool("spec.ssds.exclude.ids: Invalid value", ssds={"all": True, "exclude": {"ids": "x"}}),
+    pool("spec.quota.perNamespace: Required value", quota={}),
+    pool("spec.quota.perNamespace in body should match", quota={"perNamespace": "lots"}),
+    pool("spec.reserve in body should match", reserve="91%"),
+    pool("spec.reserve in body should match", reserve="7"),
+    pool('supported values: "Zero", "Discard", "None"', wipe="Shred"),
     export("spec.export.ports in body should match", ports="4420"),
     export("spec.export.ports in body should match", ports="http-https"),
     export("may not be more than 11 bytes", ports="000004420-000005443"),
@@ -137,10 +154,14 @@ SCHEMA: tuple[Refused, ...] = (
     volume("spec.id in body should match", id="kv-0"),
     volume("spec.id in body should match", id=UUID.upper()),
     volume("spec.near.gpu in body should match", near={"node": "a", "gpu": "4e:00.0"}),
+    volume("spec.near.gpu in body should match", near={"gpu": "GPU-"}),
     volume('supported values: "PIX", "PXB", "PHB", "NODE", "SYS"', near={**NEAR, "maxDistance": "PXI"}),
     Refused("FlashAttachment", {"volume": "kv-0"}, "spec.nodeName: Required value"),
     Refused("FlashAttachment", {"nodeName": "gpu-a"}, "spec.volume: Required value"),
     Refused("FlashNode", {"paused": "yes"}, "must be of type boolean"),
+    Refused("FlashNode", {"maintenance": "yes"}, "must be of type boolean"),
+    Refused("FlashNode", {"wipe": {"ssds": {"a": ""}}}, "should be at least 1 chars long"),
+    Refused("FlashNode", {"adopt": {"a": ""}}, "should be at least 1 chars long"),
     Refused("FlashNode", {"pairsAcceptedAt": "0000-01-01T00:00:00Z"}, "spec.pairsAcceptedAt in body should match"),
     Refused("FlashNode", {"pairsAcceptedAt": "2026-11-24T10:00:00+99:99"}, "spec.pairsAcceptedAt in body should match"),
     Refused("FlashNode", {"pairsAcceptedAt": "2026-02-31T10:00:00Z"}, "must be of type date-time"),

@@ -77,8 +77,10 @@ def test_a_pool_that_names_ssds_by_serial_gets_the_rest_by_defaults(client, make
         client, "GET", {"kind": "FlashPool", "metadata": {"name": make(FlashPool, {"ssds": SSDS}).metadata.name}}
     )
     assert made["spec"] == {
-        "ssds": SSDS,
+        "ssds": {**SSDS, "all": False, "neighboursOnly": False},
         "nodes": {},
+        "reserve": "0%",
+        "wipe": "Zero",
         "export": {"ports": "4420-5443", "reconnectSeconds": 2, "lossSeconds": 600},
     }
     assert "status" not in made
@@ -90,14 +92,42 @@ def test_a_pool_that_names_ssds_by_serial_gets_the_rest_by_defaults(client, make
 def test_a_whole_pool(make):
     spec = {
         "nodes": {"matchLabels": {"nvidia.com/gpu.present": "true"}},
-        "ssds": {"serials": ["S1"], "ids": ["eui.0025384b21c0aa01"], "models": ["SAMSUNG MZWLO*"]},
+        "ssds": {
+            "serials": ["S1"],
+            "ids": ["eui.0025384b21c0aa01"],
+            "models": ["SAMSUNG MZWLO*"],
+            "minSize": "1Ti",
+            "neighboursOnly": True,
+            "exclude": {"serials": ["S2"], "minSize": "16Ti"},
+        },
+        "quota": {"perNamespace": "20Ti"},
+        "reserve": "7%",
+        "wipe": "Discard",
         "allowedNamespaces": {"matchExpressions": [{"key": "team", "operator": "In", "values": ["serving"]}]},
         "export": {"ports": "1024-65535", "networks": ["10.20.0.0/16", "fd00::/64"], "reconnectSeconds": 1},
     }
     read = make(FlashPool, spec)
     assert read.spec.export.networks == ["10.20.0.0/16", "fd00::/64"]
     assert read.spec.export.loss_seconds == 600
+    assert read.spec.reserve_percent == 7
+    assert read.spec.quota.per_namespace == 20 << 40
+    assert read.spec.ssds.exclude.min_size == 16 << 40
     assert read.spec.allowed_namespaces.match_expressions[0].values == ["serving"]
+
+
+def test_a_pool_of_every_blank_ssd_needs_no_names(make):
+    assert make(FlashPool, {"ssds": {"all": True}}).spec.ssds.all
+
+
+def test_a_volume_may_grow_and_may_be_near_a_gpu_by_its_uuid_alone(client, make):
+    made = send(client, "POST", body_of(FlashVolume, {**VOLUME, "near": {"gpu": "GPU-7f2c1e3a-0b1c-4d5e"}}))
+    assert send(client, "PUT", {**made, "spec": {**made["spec"], "size": "600Gi"}})["spec"]["size"] == "600Gi"
+
+
+def test_a_server_is_declared_lost_by_its_own_uuid(client):
+    made = send(client, "POST", body_of(FlashNode, {}))
+    made = send(client, "PUT", {**made, "status": {"systemUUID": UUID}}, status=True)
+    assert send(client, "PUT", {**made, "spec": {"purge": UUID}})["spec"]["purge"] == UUID
 
 
 def test_allowed_namespaces_of_all_stays_what_it_says(make):
@@ -130,7 +160,7 @@ def test_the_id_is_set_once_and_the_same_size_may_be_written_otherwise(client):
 def test_a_node_needs_no_spec(client):
     body = body_of(FlashNode, {}, "n" * 247)
     del body["spec"]
-    assert send(client, "POST", body)["spec"] == {"paused": False}
+    assert send(client, "POST", body)["spec"] == {"paused": False, "maintenance": False}
 
 
 def test_spec_and_status_are_written_apart(client):

@@ -16,7 +16,8 @@ from support.simulated import SimulatedServer
 class _Running:
     """One agent in a thread with an event loop of its own, as it has one to itself in its process."""
 
-    def __init__(self, kubeconfig: str, name: str, server: SimulatedServer) -> None:
+    def __init__(self, kubeconfig: str, name: str, server: SimulatedServer, cluster_id: str | None) -> None:
+        self._cluster_id = cluster_id
         self.result: Future[int] = Future()
         self._made: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
         self._thread = threading.Thread(target=self._run, args=(kubeconfig, name, server), name=f"agent-{name}")
@@ -31,7 +32,7 @@ class _Running:
             lease = process.heartbeat_lease(client, "kubeflash-system", name, server.system_uuid)
             agent = process.Agent(client, name, server, server, server.private)
             try:
-                return await process.main(agent, lease, None, stop)
+                return await process.main(agent, lease, self._cluster_id, stop)
             finally:
                 client.close()
 
@@ -55,10 +56,11 @@ class Simulation:
         self.kubeconfig, self.servers = kubeconfig, servers
         self._running: dict[str, _Running] = {}
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, *, cluster_id: str | None = None) -> None:
+        """Starts the agent of a server, by the FlashNode name of that server; in a cluster with this id, if given."""
         server = self.servers[name]
         server.private = server.private or generate_private_key()
-        self._running[name] = _Running(self.kubeconfig, name, server)
+        self._running[name] = _Running(self.kubeconfig, name, server, cluster_id)
 
     def stop(self, name: str, timeout: float = 15) -> None:
         self._running.pop(name).stop(timeout)

@@ -27,10 +27,10 @@ from kubeflash.domain.steps import CarvePartition, ClaimSsd, Disconnect, Revalid
 from kubeflash.host import uevents
 from kubeflash.host.errors import HostError
 from kubeflash.kube import leases, runtime
-from kubeflash.kube.builtin import EVENT, LEASE, Namespace, Node
+from kubeflash.kube.builtin import LEASE, Namespace, Node
 from kubeflash.kube.client import Client, api_version
 from kubeflash.kube.errors import Conflict, KubeError, NotFound, ServerError, Unreachable
-from kubeflash.kube.events import event
+from kubeflash.kube.events import event, tell
 from kubeflash.kube.feed import Feed, Watch
 from kubeflash.kube.leases import Lease, LeaseHeld
 from kubeflash.kube.writes import Write
@@ -381,10 +381,7 @@ class Agent:
             component="agent",
             now=datetime.now(UTC),
         )
-        try:
-            await asyncio.to_thread(self._client.create, EVENT, body, body["metadata"]["namespace"])
-        except KubeError as error:
-            log.warning("the event about it could not be written: %s", error)
+        await tell(self._client, body)
 
     async def _report_volume(self, volume: FlashVolume, observation: Observation, plan: Plan) -> None:
         exported = dict(volume.status.exported)

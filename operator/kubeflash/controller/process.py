@@ -11,8 +11,10 @@ from uuid import uuid4
 
 from kubeflash.api.v1alpha1 import FlashAttachment, FlashNode, FlashPool, FlashVolume, Resource
 from kubeflash.controller.attachments import reconcile_attachment
+from kubeflash.controller.events import events_of
 from kubeflash.controller.nodes import reconcile_node
 from kubeflash.controller.pools import reconcile_pool
+from kubeflash.controller.quiet import Quiet
 from kubeflash.controller.volumes import reconcile_volume
 from kubeflash.domain.cluster import Cluster
 from kubeflash.domain.names import LEADER_LEASE, agent_lease_node
@@ -21,9 +23,10 @@ from kubeflash.kube import leases, runtime
 from kubeflash.kube.builtin import LEASE, Namespace, Node
 from kubeflash.kube.client import Client
 from kubeflash.kube.errors import KubeError, ServerError, Unreachable
+from kubeflash.kube.events import tell
 from kubeflash.kube.feed import Feed, Watch
 from kubeflash.kube.leases import Lease, LeaseHeld
-from kubeflash.kube.writes import Write
+from kubeflash.kube.writes import Apply, Write
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,7 @@ class Controller:
     def __init__(self, client: Client, namespace: str, identity: str) -> None:
         self._client, self._namespace, self._identity = client, namespace, identity
         self._neighbours = Neighbours()
+        self._quiet = Quiet()
         self.feed = Feed(
             client, [Watch(kind) for kind in (FlashNode, FlashPool, FlashVolume, FlashAttachment, Node, Namespace)]
         )
@@ -73,9 +77,20 @@ class Controller:
         if self.feed.unreadable:
             # Their absence would be taken for a deletion, and bytes would be released.
             raise Unreadable(f"nothing is decided while these objects do not fit their schema: {self.feed.unreadable}")
-        refused = [write for write in self._decide(self._cluster()) if not await self.feed.send(write)]
+        refused = [write for write in self._decide(self._cluster()) if not await self._send(write)]
         wait = max(0.0, self._next_heartbeat_check - clock())
         return min(wait, REFUSED_WAIT) if refused else wait
+
+    async def _send(self, write: Write) -> bool:
+        """Sends a write and tells of what it says that is new. False when the API server refuses it."""
+        if not await self.feed.send(write):
+            return False
+        volume = write.resource
+        if isinstance(volume, FlashVolume) and isinstance(write, Apply):
+            now = self.feed.of(FlashVolume).get(volume.key)
+            for body in events_of(volume, now, datetime.now(UTC)) if now is not None else ():
+                await tell(self._client, body)
+        return True
 
     def _cluster(self) -> Cluster:
         now = datetime.now(UTC)
@@ -100,12 +115,16 @@ class Controller:
             neighbours=self._neighbours,
         )
 
-    @staticmethod
-    def _decide(cluster: Cluster) -> list[Write]:
+    def _decide(self, cluster: Cluster) -> list[Write]:
         """All writes. Volumes are placed one after another, each seeing the bytes of those before it as taken."""
         writes: list[Write] = []
+        self._quiet.forget_all_but(cluster)
         for volume in sorted(cluster.volumes.values(), key=_created):
-            writes += reconcile_volume(volume, cluster)
+            if self._quiet.is_quiet(volume, cluster):
+                continue
+            found = reconcile_volume(volume, cluster)
+            self._quiet.remember(volume, cluster, wrote=bool(found))
+            writes += found
         for attachment in cluster.attachments.values():
             writes += reconcile_attachment(attachment, cluster)
         for pool in cluster.pools.values():

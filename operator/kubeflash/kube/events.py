@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from datetime import datetime
 from typing import Any, Literal
 
 from kubeflash.api.v1alpha1 import Resource
 from kubeflash.kube.builtin import EVENT
-from kubeflash.kube.client import api_version
+from kubeflash.kube.client import Client, api_version
+from kubeflash.kube.errors import KubeError
+
+log = logging.getLogger(__name__)
 
 CLUSTER_NAMESPACE = "default"
 """Where events about objects without a namespace must be."""
@@ -56,6 +61,14 @@ def event(
         "reportingController": f"kubeflash.io/{component}",
         "reportingInstance": f"{component}-{meta.name}"[:128],
     }
+
+
+async def tell(client: Client, body: dict[str, Any]) -> None:
+    """Writes an event. One that cannot be written is logged: nothing depends on it."""
+    try:
+        await asyncio.to_thread(client.create, EVENT, body, body["metadata"]["namespace"])
+    except KubeError as error:
+        log.warning("an event could not be written: %s", error)
 
 
 def _fitting(note: str) -> str:

@@ -84,7 +84,7 @@ class Lost(Model):
 
 
 class FlashVolumeStatus(Model):
-    """Achieved, not asked. Carved and the fields down from `bytes` are the agent's, the others the controller's."""
+    """Achieved, not asked. `bytes`, `device`, `refused`, `exported` and Carved are the agent's; it writes no more."""
 
     observed_generation: int = Field(default=0, description="The metadata.generation acted upon.", ge=0)
     id: str | None = Field(
