@@ -100,7 +100,7 @@ def show(
     lines += [
         line
         for volume in gone
-        for line in terminal.wrap(f"{volume.key}: {human_bytes(granted(volume))} on SSD {volume.status.ssd}", "  ")
+        for line in terminal.wrap(f"{volume.key}: {human_bytes(granted(volume))} on SSD {_place(volume)[1]}", "  ")
     ]
     for item in _attachments_of(name, gone, attachments):
         words = f"attachment {item.key} of {item.spec.volume} at server {item.spec.node_name} does not work any more"
@@ -112,7 +112,13 @@ def show(
 
 
 def _volumes_of(name: str, volumes: Iterable[FlashVolume]) -> list[FlashVolume]:
-    return sorted((item for item in volumes if item.status.node_name == name), key=lambda item: item.key)
+    """Those that are placed there, and those that an interrupted purge has made Lost already."""
+    return sorted((item for item in volumes if _place(item)[0] == name), key=lambda item: item.key)
+
+
+def _place(volume: FlashVolume) -> tuple[str | None, str | None]:
+    lost = volume.status.lost
+    return (lost.node_name, lost.ssd) if lost is not None else (volume.status.node_name, volume.status.ssd)
 
 
 def _attachments_of(
@@ -183,9 +189,9 @@ def _rest(options: argparse.Namespace, client: Client, name: str) -> str:
 def _after(name: str, volumes: Iterable[FlashVolume], attachments: Iterable[FlashAttachment]) -> str:
     gone = _volumes_of(name, volumes)
     lines = [f"Server {name} is purged: its FlashNode and its agent's Lease are deleted."]
+    left = _attachments_of(name, gone, attachments)
+    if left:  # first: without its volume a local one would wait for an agent that is gone
+        lines.append(f"Delete these FlashAttachments first: {', '.join(item.key for item in left)}.")
     if gone:
         lines.append(f"Lost: {', '.join(item.key for item in gone)}. Delete these FlashVolumes, and make new ones.")
-    left = _attachments_of(name, gone, attachments)
-    if left:
-        lines.append(f"Delete these FlashAttachments: {', '.join(item.key for item in left)}.")
     return "\n".join(lines) + "\n"

@@ -521,7 +521,7 @@ def test_purge_waits_and_deletes_flashnode_and_lease(capsys, client):
     said = run(capsys, "purge", "gpu-a", "--confirm", UUID)
     assert "LOST WILL BE: 1 volume with 100Mi serving/kv: 100Mi on SSD C-1" in said
     assert "serving/kv-on-b of kv at server gpu-b" in said
-    assert "Delete these FlashAttachments: serving/kv-on-b, serving/other-on-a." in said
+    assert "Delete these FlashAttachments first: serving/kv-on-b, serving/other-on-a." in said
     assert "other-on-b" not in said
     assert client.written[0][1]["spec"] == {"purge": UUID}
     assert [method for method, _ in client.written] == ["PATCH", "DELETE", "DELETE"]
@@ -536,6 +536,17 @@ def test_purge_that_was_interrupted_between_flashnode_and_lease(capsys, client):
     client.lease("agent-gpu-a", age=500)
     assert "would be deleted" in run(capsys, "purge", "gpu-a", "--dry-run")
     assert "Lease is deleted too" in run(capsys, "purge", "gpu-a")
+
+
+def test_purge_that_was_interrupted_before_the_flashnode_says_all_that_is_lost(capsys, client):
+    gone(client)
+    client.node()["spec"]["purge"] = UUID
+    purged(client)
+    client.put(lost_volume())
+    said = run(capsys, "purge", "gpu-a", "--confirm", UUID)
+    assert "serving/was: 100Mi on SSD C-1" in said
+    assert "Lost: serving/was." in said
+    assert [method for method, _ in client.written] == ["DELETE", "DELETE"]
 
 
 def test_purge_is_refused(capsys, client):
