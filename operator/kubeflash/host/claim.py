@@ -26,7 +26,7 @@ from kubeflash.domain.disk import (
     PartitionTable,
 )
 from kubeflash.host import blank, partitions
-from kubeflash.host.blockdev import DirectDevice, all_zero, disk_lock
+from kubeflash.host.blockdev import DirectDevice, LockedDisk, all_zero, disk_lock
 from kubeflash.host.commands import run
 from kubeflash.host.errors import HostError
 from kubeflash.host.gpt import (
@@ -197,7 +197,7 @@ def create_table(
             if reasons:
                 raise NotBlank(f"{device} is not blank: {'; '.join(reasons)}")
             check()
-            _write_table(root, device, label)
+            _write_table(root, disk, label)
         table, entry = _labelled(device)
         partitions.show(root, disk, entry)
         if state is not Claim.DONE:
@@ -211,10 +211,11 @@ def create_table(
         return expect(device, table.disk_guid)
 
 
-def _write_table(root: HostRoot, device: Path, label: Label) -> None:
-    sector = sector_bytes(root, device)
+def _write_table(root: HostRoot, disk: LockedDisk, label: Label) -> None:
+    sector = sector_bytes(root, disk.device)
     script = f"label: gpt\nlabel-id: {label.disk_guid}\ntable-length: {TABLE_ENTRIES}\nunit: sectors\n\n"
-    run(["sfdisk", *QUIET, str(device)], input=script + script_line(label_partition(label), sector), timeout=TOOL_LIMIT)
+    script += script_line(label_partition(label), sector)
+    run(["sfdisk", *QUIET, str(disk.device)], input=script, timeout=TOOL_LIMIT, holds=[disk.fd])
 
 
 def rewrite_label(root: HostRoot, device: Path, old: Label, new: Label, *, check: Callable[[], None]) -> None:

@@ -59,7 +59,14 @@ class ToolMissing(HostError):
         super().__init__(f"the command {tool} is not there: install the package {PACKAGES.get(tool, tool)}")
 
 
-def run(argv: Sequence[str], *, timeout: float, input: str | None = None, ok: Collection[int] = (0,)) -> Output:  # noqa: A002  the name that subprocess has
+def run(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    input: str | None = None,  # noqa: A002  the name that subprocess has
+    ok: Collection[int] = (0,),
+    holds: Collection[int] = (),
+) -> Output:
     """Runs a command to its end.
 
     Args:
@@ -67,6 +74,8 @@ def run(argv: Sequence[str], *, timeout: float, input: str | None = None, ok: Co
         timeout: limit in seconds; the call returns at most 2 s later, even when the command hangs in the kernel.
         input: text for its standard input; none means an empty one.
         ok: statuses that are no failure.
+        holds: file descriptors that the command has open as well, such as a lock that must not end before it does: a
+            command outlives this process when that is killed, or when the kernel waits for the device.
 
     Raises:
         ToolMissing: when the command is not installed.
@@ -83,6 +92,7 @@ def run(argv: Sequence[str], *, timeout: float, input: str | None = None, ok: Co
             env=environment,
             text=True,
             errors="replace",
+            pass_fds=tuple(holds),
         )
     except FileNotFoundError as error:
         raise ToolMissing(argv[0]) from error

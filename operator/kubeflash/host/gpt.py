@@ -1,6 +1,7 @@
 """Partition tables: read, made, changed on a disk in use, by sfdisk; the kernel is told by partx (`partitions.py`).
 
-Every change holds the disk's BSD lock over both, looks at the table again under the lock right before it, and reads
+Every change holds the disk's BSD lock over both (sfdisk and partx inherit it, for they outlive an agent that is
+killed), looks at the table again under the lock right before it, and reads
 back from the table and from sysfs. A crash between any two steps leaves a state that the same call brings to its end:
 
     add_partition   table, partition shown
@@ -203,7 +204,7 @@ def add_partition(root: HostRoot, device: Path, partition: Partition, *, disk_gu
         if partition not in table.partitions:
             _must_be_free(device, table, partition)
             line = script_line(partition, sector_bytes(root, device))
-            run(["sfdisk", *QUIET, "--append", str(device)], input=line, timeout=TOOL_LIMIT)
+            run(["sfdisk", *QUIET, "--append", str(device)], input=line, timeout=TOOL_LIMIT, holds=[disk.fd])
             _read_back(device, disk_guid, partition)
         return partitions.show(root, disk, partition)
 
@@ -235,7 +236,7 @@ def show_partition(root: HostRoot, device: Path, partition: Partition, *, disk_g
     with disk_lock(device) as disk:
         if partition not in expect(device, disk_guid).partitions:
             raise PartitionDiffers(f"the table of {device} does not have {partition}")
-        return partitions.show(root, disk, partition)
+        return partitions.show(root, disk, partition, grown=True)
 
 
 def grow_partition(
@@ -263,7 +264,7 @@ def grow_partition(
             _must_be_free(device, others, grown)
             line = script_line(grown, sector_bytes(root, device)).partition(" : ")[2]
             number = str(partition.number)
-            run(["sfdisk", *QUIET, "-N", number, str(device)], input=line, timeout=TOOL_LIMIT)
+            run(["sfdisk", *QUIET, "-N", number, str(device)], input=line, timeout=TOOL_LIMIT, holds=[disk.fd])
             _read_back(device, disk_guid, grown)
         return partitions.resize(root, disk, grown)
 
@@ -287,7 +288,8 @@ def delete_partition(root: HostRoot, device: Path, partition: Partition, *, disk
         if known is not None and not reused:
             partitions.hide(root, disk, known)
         if here is not None:
-            run(["sfdisk", *QUIET, "--delete", str(device), str(partition.number)], timeout=TOOL_LIMIT)
+            number = str(partition.number)
+            run(["sfdisk", *QUIET, "--delete", str(device), number], timeout=TOOL_LIMIT, holds=[disk.fd])
         _read_back_gone(root, disk, partition, disk_guid)
 
 
@@ -321,9 +323,9 @@ def repair_table(root: HostRoot, device: Path, *, disk_guid: str, check: Callabl
         if table.damaged:
             _no_stranger(device)
             check()
-            table = _repair(device, table)
+            table = _repair(disk, table)
         for partition in table.partitions:
-            partitions.show(root, disk, partition)
+            partitions.show(root, disk, partition, grown=True)
         return table
 
 
@@ -334,14 +336,16 @@ def _no_stranger(device: Path) -> None:
         raise NotOurTable(f"{', '.join(found)} was written over a partition table of {device}: left alone")
 
 
-def _repair(device: Path, table: PartitionTable) -> PartitionTable:
+def _repair(disk: LockedDisk, table: PartitionTable) -> PartitionTable:
+    device = disk.device
     try:
         if not read_copies(device).protected:
             write_protective_mbr(device)  # first: sfdisk sees nothing without
     except OSError as error:
         raise ReadBackFailed(f"the protective MBR cannot be written to {device}: {error.strerror}") from error
     if read_copies(device).damaged:
-        run(["sfdisk", *QUIET, "--disk-id", str(device), table.disk_guid], timeout=TOOL_LIMIT)  # writes all anew
+        argv = ["sfdisk", *QUIET, "--disk-id", str(device), table.disk_guid]
+        run(argv, timeout=TOOL_LIMIT, holds=[disk.fd])  # writes all anew
     copies = read_copies(device)
     if copies.damaged or copies.primary is None or not copies.primary == copies.backup == table:
         raise ReadBackFailed(f"the partition table of {device} was repaired and does not read back: the SSD is broken")

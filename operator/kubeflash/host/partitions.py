@@ -91,8 +91,15 @@ def find(root: HostRoot, disk: str, partition: Partition) -> KernelPartition | N
     return next((item for item in kernel_partitions(root, disk) if item.is_(partition)), None)
 
 
-def show(root: HostRoot, disk: LockedDisk, partition: Partition) -> KernelPartition:
+def show(root: HostRoot, disk: LockedDisk, partition: Partition, *, grown: bool = False) -> KernelPartition:
     """Tells the kernel of an entry of the table, unless it knows, and reads back. The disk's lock is held.
+
+    Args:
+        root: the machine.
+        disk: the whole disk.
+        partition: the entry.
+        grown: whether what the kernel shows shorter at its place is the same partition, as a crash while it grew leaves
+            it: it may be in use, so that the kernel will not forget it, and is made longer instead.
 
     Raises:
         KernelDisagrees: when sysfs does not show it in time.
@@ -100,11 +107,13 @@ def show(root: HostRoot, disk: LockedDisk, partition: Partition) -> KernelPartit
     """
     known = _at(root, disk, partition.number)
     if known is not None and not known.is_(partition):
+        if grown and known.start == partition.start and known.bytes < partition.bytes:
+            return resize(root, disk, partition)
         hide(root, disk, known)
         known = None
     if known is None:
         try:
-            run(["partx", "-a", "--nr", str(partition.number), str(disk.device)], timeout=TOOL_LIMIT)
+            run(["partx", "-a", "--nr", str(partition.number), str(disk.device)], timeout=TOOL_LIMIT, holds=[disk.fd])
         except CommandFailed:
             if find(root, disk.device.name, partition) is None:  # else udev was faster
                 raise
@@ -117,7 +126,7 @@ def resize(root: HostRoot, disk: LockedDisk, partition: Partition) -> KernelPart
     Raises:
         KernelDisagrees: when sysfs does not show it in time.
     """
-    run(["partx", "-u", "--nr", str(partition.number), str(disk.device)], timeout=TOOL_LIMIT)
+    run(["partx", "-u", "--nr", str(partition.number), str(disk.device)], timeout=TOOL_LIMIT, holds=[disk.fd])
     return _await(root, disk, partition)
 
 
@@ -133,7 +142,7 @@ def hide(root: HostRoot, disk: LockedDisk, known: KernelPartition) -> None:
         if now != known:
             raise KernelDisagrees(f"partition {known.number} of {disk.device} changed in the kernel meanwhile")
         try:
-            run(["partx", "-d", "--nr", str(known.number), str(disk.device)], timeout=TOOL_LIMIT)
+            run(["partx", "-d", "--nr", str(known.number), str(disk.device)], timeout=TOOL_LIMIT, holds=[disk.fd])
         except CommandFailed as error:
             if time.monotonic() < deadline:
                 time.sleep(0.1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -30,6 +31,16 @@ def test_missing_tool_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ToolMissing, match="install the package util-linux"):
         run(["partx", "--version"], timeout=10)
+
+
+def test_a_command_has_open_what_it_shall_hold_and_nothing_else() -> None:
+    held, other = os.pipe()
+    try:
+        assert run(["sh", "-c", f"[ -e /proc/self/fd/{held} ]"], timeout=10, holds=[held]).status == 0
+        assert run(["sh", "-c", f"[ -e /proc/self/fd/{other} ]"], timeout=10, holds=[held], ok=(1,)).status == 1
+    finally:
+        os.close(held)
+        os.close(other)
 
 
 def test_limit() -> None:
