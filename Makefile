@@ -67,6 +67,11 @@ bench: lab-build ## idle CPU and memory, apply-to-Ready, fio ratios; writes benc
 bench-pairing: venv ## how long it takes to pair GPUs with SSDs; needs no server
 	PYTHONPATH=bench $(PY) -m run_pairing
 
+.PHONY: bench-volumes
+bench-volumes: venv ## what a thousand volumes cost the controller; simulated disks
+	@$(LAB) build
+	PYTHONPATH=e2e:bench:tests $(PY) -m run_volumes
+
 .PHONY: image
 image: ## the container image: by docker or podman, else by buildah into build/image.tar; IMAGE=name:tag
 	@scripts/build-image $(IMAGE)

@@ -14,8 +14,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fleet import REPO, Fleet, attachment, pool, volume
+from fleet import NAMESPACE, REPO, Fleet, attachment, is_ready, pool, volume
+from kubeflash.api.v1alpha1 import FlashVolume
+from kubeflash.kube.client import Client, load_configuration
 from lab import image
+from lab.errors import LabTimeout
 from lab.lab import Lab
 from lab.servers import boot
 from results import report
@@ -71,12 +74,47 @@ def median(action: Callable[[int], float]) -> float:
 
 
 def apply_to_ready(fleet: Fleet, number: int) -> float:
-    """Seconds from `kubectl apply` of a volume to Ready."""
+    """Seconds from `kubectl apply` of a volume to Ready, looked for every 20 ms."""
     name = f"bench-{number}"
-    began = time.monotonic()
-    fleet.apply(volume(name, "64Mi", pool="bench", node="gpu-a"))
-    fleet.wait_ready("flashvolume", name)
-    return time.monotonic() - began
+    client = Client(load_configuration(str(fleet.lab.control_plane.kubeconfig())))
+    try:
+        began = time.monotonic()
+        fleet.apply(volume(name, "64Mi", pool="bench", node="gpu-a", ssd="KFA0-1"))
+        while not is_ready(client.get(FlashVolume.info, name, NAMESPACE)):
+            time.sleep(0.02)
+            if time.monotonic() - began > 120:
+                raise LabTimeout(f"{name} is not Ready after 120 s")
+        return time.monotonic() - began
+    finally:
+        client.close()
+
+
+SHELL = """set -e
+disk=$(for d in /sys/class/nvme/nvme*; do if grep -q '^KFA0 *$' $d/serial; then ls -d $d/nvme*n*; fi; done)
+disk=/dev/${disk##*/} id=$(cat /proc/sys/kernel/random/uuid)
+begin=$(date +%s%N)
+exec 9< $disk; flock 9
+sfdisk --json $disk > /tmp/table
+start=$(python3 -S -c "import json; p = json.load(open('/tmp/table'))['partitiontable']['partitions']
+print(max(x['start'] + x['size'] for x in p))")
+nr=$(python3 -S -c "import json; p = json.load(open('/tmp/table'))['partitiontable']['partitions']
+print(1 + max(int(x['node'].rsplit('p', 1)[1]) for x in p))")
+line="$nr : start=$start, size=131072, type=7d0f3c2e-5b1a-4f7e-9c7b-6b7562766f6c, uuid=$id, name=$id"
+options="--quiet --no-reread --no-tell-kernel --wipe never --wipe-partitions never"
+echo "$line" | sfdisk $options --append $disk
+sfdisk --json $disk | grep -qi $id
+partx -a --nr $nr $disk
+until [ -e ${disk}p$nr ]; do sleep 0.02; done
+end=$(date +%s%N)
+partx -d --nr $nr $disk; sfdisk $options --delete $disk $nr
+echo $(( (end - begin) / 1000000 ))
+"""
+"""The same steps by hand, in the same server: lock, read, append, read back, tell the kernel, wait for the device."""
+
+
+def by_shell(fleet: Fleet, _: int) -> float:
+    """Seconds of the same carving as a bare shell script on the server."""
+    return int(fleet.servers["gpu-a"].run(SHELL, timeout=60).stdout_text.split()[-1]) / 1000
 
 
 def attach_to_connected(fleet: Fleet, number: int) -> float:
@@ -94,6 +132,14 @@ def kubectl_round_trip(fleet: Fleet, _: int) -> float:
     """Seconds of one `kubectl get`, which is in every figure above: the baseline."""
     began = time.monotonic()
     fleet.get("flashpool", "bench", None)
+    return time.monotonic() - began
+
+
+def kubectl_apply(fleet: Fleet, number: int) -> float:
+    """Seconds of one `kubectl apply` of an object that nobody acts on: the API round trip in apply-to-Ready."""
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"trip-{number}", "namespace": NAMESPACE}}
+    began = time.monotonic()
+    fleet.apply(body)
     return time.monotonic() - began
 
 
@@ -123,7 +169,9 @@ def data_path(fleet: Fleet) -> dict[str, float]:
     fleet.apply(attachment("io-local", "io", "gpu-a"))
     local = fleet.wait_ready("flashattachment", "io-local")["status"]["device"]
     disk = fleet.servers["gpu-a"].run(f"lsblk -no PKNAME {local}").stdout_text.strip()
-    runs = [(fio(fleet, "gpu-a", f"/dev/{disk}"), fio(fleet, "gpu-a", local)) for _ in range(2)]
+    pairs = [(f"/dev/{disk}", local), (local, f"/dev/{disk}")] * 2  # each comes first as often as the other
+    found = [{device: fio(fleet, "gpu-a", device) for device in pair} for pair in pairs]
+    runs = [(run[f"/dev/{disk}"], run[local]) for run in found]
     fleet.delete("flashattachment", "io-local")
     fleet.apply(attachment("io-fabric", "io", "gpu-b"))
     fabric = fio(fleet, "gpu-b", fleet.wait_ready("flashattachment", "io-fabric")["status"]["device"])
@@ -152,7 +200,13 @@ def main() -> int:
         report(idle(fleet))
         apply_to_ready(fleet, 99)  # claims the SSD, once
         report({"kubectl_get_s": median(lambda number: kubectl_round_trip(fleet, number))})
-        report({"apply_to_ready_s": median(lambda number: apply_to_ready(fleet, number))})
+        carve = {
+            "apply_to_ready_s": median(lambda number: apply_to_ready(fleet, number)),
+            "shell_script_s": median(lambda number: by_shell(fleet, number)),
+            "kubectl_apply_s": median(lambda number: kubectl_apply(fleet, number)),
+        }
+        ready, trip = carve["apply_to_ready_s"], carve["kubectl_apply_s"]
+        report({**carve, "apply_to_ready_to_shell_ratio": (ready - trip) / carve["shell_script_s"]})
         report({"attach_to_connected_s": median(lambda number: attach_to_connected(fleet, number))})
         report(data_path(fleet))
         report(sigterm_to_exit(fleet))

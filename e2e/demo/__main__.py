@@ -28,6 +28,7 @@ FIO = (
     "fio --name=x --filename={device} --rw={rw} --bs={bs} --iodepth=8 --ioengine=libaio --direct=1 "
     "--runtime=3 --time_based --size=64M --output-format=terse --terse-version=3"
 )
+GROWN = 768 << 20
 FIO_READ_KIB = 6  # terse v3: read bandwidth in KiB/s
 FIO_READ_IOPS = 7
 
@@ -38,6 +39,8 @@ What to try next, with DEMO_KEEP=1 make demo, from another terminal:
     kubectl flash topology             the servers' PCIe trees, pairs and faults
     kubectl explain flashvolume.spec   every field is explained
     kubectl describe flashpool fast    each refused SSD with its reason
+    kubectl flash wipe gpu-a KFA0-1 --dry-run   what is on an SSD, and what wiping it would lose
+    kubectl flash purge gpu-b --dry-run         what it would mean if a server were lost for good
   make lab-shell SERVER=gpu-a          a console on a server: lspci -tv, lsblk, nvme list
   make lab-down                        ends it all
 """
@@ -79,19 +82,31 @@ class Demo:
         print(f"   {GREEN}$ kubectl {' '.join(words)}{RESET}", flush=True)
         self.say(self.fleet.kubectl(*words))
 
+    def flash(self, *words: str) -> None:
+        """Shows a `kubectl flash` command and what it prints."""
+        print(f"   {GREEN}$ kubectl flash {' '.join(words)}{RESET}", flush=True)
+        self.say(self.fleet.flash(*words))
+
     def on(self, server: str, command: str, *, show: bool = True, timeout: float = 120) -> str:
         """Shows and runs a command on a server."""
         if show:
             print(f"   {GREEN}{server}# {command}{RESET}", flush=True)
         return self.fleet.servers[server].run(command, timeout=timeout).stdout_text
 
-    def fio(self, server: str, device: str) -> None:
-        """Reads a device: 1 MiB blocks for bandwidth, 4 KiB blocks for IOPS. Emulated: compare, do not quote."""
+    def fio(self, server: str, device: str) -> tuple[float, int]:
+        """Reads a device: MiB/s in 1 MiB blocks, IOPS in random 4 KiB blocks. Emulated: compare, do not quote."""
         wide = self.on(server, FIO.format(device=device, rw="read", bs="1M"), show=False).split(";")
         small = self.on(server, FIO.format(device=device, rw="randread", bs="4k"), show=False).split(";")
         mib, iops = int(wide[FIO_READ_KIB]) / 1024, int(small[FIO_READ_IOPS])
+        self.say(f"fio on {server} {device}: {mib:.0f} MiB/s in 1 MiB reads, {iops} IOPS in 4 KiB random reads")
+        return mib, iops
+
+    def fio_beside(self, server: str, device: str, raw: str) -> None:
+        """Reads a volume and the raw device that it is on, in turn, and compares."""
+        (own_mib, own_iops), (raw_mib, raw_iops) = self.fio(server, device), self.fio(server, raw)
+        ratios = f"{own_mib / raw_mib:.2f} of the bandwidth, {own_iops / raw_iops:.2f} of the IOPS"
         self.say(
-            f"fio on {server} {device}: {mib:.0f} MiB/s in 1 MiB reads, {iops} IOPS in 4 KiB random reads\n"
+            f"the volume beside the raw device: {ratios}; a partition is the kernel's own, nothing is in its way\n"
             "(an emulated SSD has no PCIe link to hold it up: the GB/s of the pairs are what such links would give)"
         )
 
@@ -134,14 +149,31 @@ def run(demo: Demo, fleet: Fleet) -> None:
         fleet.wait_ready("flashvolume", "kv-0")
         demo.kubectl("get", "flashvolumes", "-n", NAMESPACE, "-o", "wide")
         demo.say(demo.on("gpu-a", f"lsblk -o NAME,SIZE,PARTLABEL,PARTUUID {disk_of(fleet, 'KFA0')}"))
-    with demo.step("Attached on its own server it is the local device: a file system, a file, its checksum"):
+        demo.flash("why", "volume", "kv-0", "-n", NAMESPACE)
+    with demo.step("Attached on its own server it is the local device: a file system, a file, its checksum, its speed"):
         fleet.apply(attachment("kv-0-on-a", "kv-0", "gpu-a"))
         device = fleet.wait_ready("flashattachment", "kv-0-on-a")["status"]["device"]
         demo.on("gpu-a", f"mkfs.xfs -q {device} && mkdir -p /mnt/kv && mount {device} /mnt/kv")
         demo.on("gpu-a", "dd if=/dev/urandom of=/mnt/kv/tokens bs=1M count=64 conv=fsync status=none")
-        written = demo.on("gpu-a", "sha256sum < /mnt/kv/tokens").split()[0]
+        written = checksum(demo, "gpu-a")
+        demo.fio_beside("gpu-a", device, disk_of(fleet, "KFA0"))
+    with demo.step(
+        "It grows while it is mounted: quota and the space behind it are asked, the partition grows, then xfs"
+    ):
+        demo.say(demo.on("gpu-a", "df -h /mnt/kv"))
+        patch = '{"spec":{"size":"768Mi"}}'
+        demo.kubectl("patch", "flashvolume", "kv-0", "-n", NAMESPACE, "--type=merge", "-p", patch)
+        fleet.wait("flashvolume", "kv-0", lambda it: it["status"].get("bytes") == GROWN)
+        demo.on("gpu-a", "xfs_growfs /mnt/kv > /dev/null")
+        demo.say(demo.on("gpu-a", "df -h /mnt/kv"))
+        must_be_same(demo, checksum(demo, "gpu-a"), written, "after growing")
+    with demo.step("The server reboots: the disk is the ledger, the volume is there, its data is the same"):
+        fleet.servers["gpu-a"].reboot()
+        fleet.wait_ready("flashattachment", "kv-0-on-a")
+        wait_for_device(demo, "gpu-a", device)
+        demo.on("gpu-a", f"mkdir -p /mnt/kv && mount {device} /mnt/kv")
+        must_be_same(demo, checksum(demo, "gpu-a"), written, "after the reboot")
         demo.on("gpu-a", "umount /mnt/kv")
-        demo.fio("gpu-a", device)
         fleet.delete("flashattachment", "kv-0-on-a")
     with demo.step(
         "Attached on the other server: its own subsystem, port and keys, over NVMe/TCP, authenticated both ways"
@@ -152,10 +184,7 @@ def run(demo: Demo, fleet: Fleet) -> None:
         demo.kubectl("get", "flashattachments", "-n", NAMESPACE)
         demo.say(f"{found['status']['fabric']['nqn']}\nat {condition(found, 'Exported')['message']}")
         demo.on("gpu-b", f"mkdir -p /mnt/kv && mount {device} /mnt/kv")
-        read = demo.on("gpu-b", "sha256sum < /mnt/kv/tokens").split()[0]
-        if read != written:
-            raise LabError(f"gpu-b read {read}, gpu-a wrote {written}")
-        demo.say(f"sha256 {read[:16]}…: gpu-b read over the fabric what gpu-a wrote")
+        must_be_same(demo, checksum(demo, "gpu-b"), written, "read by gpu-b over the fabric")
         demo.on("gpu-b", "umount /mnt/kv")
         demo.fio("gpu-b", device)
     with demo.step("Released in the right order: disconnected, fenced, wiped and proven zero, and only then free"):
@@ -165,12 +194,31 @@ def run(demo: Demo, fleet: Fleet) -> None:
         demo.say(demo.on("gpu-a", "ls /sys/kernel/config/nvmet/subsystems /sys/kernel/config/nvmet/ports"))
         left = demo.on(
             "gpu-a",
-            f"dd if={disk_of(fleet, 'KFA0')} bs=1M skip={start >> 20} count=512 status=none | tr -d '\\0' | wc -c",
+            f"dd if={disk_of(fleet, 'KFA0')} bs=1M skip={start >> 20} count={GROWN >> 20} status=none "
+            "| tr -d '\\0' | wc -c",
         )
         demo.say(f"bytes that are not zero where the volume was: {left.strip()}")
         if left.strip() != "0":
             raise LabError("the volume's bytes were not wiped")
         demo.kubectl("get", "flashpools")
+
+
+def checksum(demo: Demo, server: str) -> str:
+    """Of the demo's file, as this server reads it from its device."""
+    read = "echo 3 > /proc/sys/vm/drop_caches; sha256sum < /mnt/kv/tokens"
+    return demo.on(server, read, show=False).split()[0]
+
+
+def must_be_same(demo: Demo, found: str, written: str, when: str) -> None:
+    """Says that the file is what was written, or ends the demo."""
+    if found != written:
+        raise LabError(f"the file's checksum is {found} {when}, and was {written}")
+    demo.say(f"sha256 {found[:16]}… {when}: the same")
+
+
+def wait_for_device(demo: Demo, server: str, device: str) -> None:
+    """Waits until udev has made the link of a volume's device."""
+    demo.on(server, f"timeout 30 sh -c 'until [ -e {device} ]; do sleep 0.2; done'", show=False)
 
 
 def first_gpu(fleet: Fleet, server: str) -> str:
