@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds until what failed is tried again, the last one for ever."""
+SHORTLY = 0.5
+"""Seconds that are waited for any step; longer only for those that are not known to take minutes."""
 AT_ONCE = 64
 """Groups that are worked on side by side: more than a server has SSDs, so that some that hang hold up no other."""
 
@@ -84,7 +86,7 @@ class Jobs:
 
     Args:
         apply: carries out one step; raises `HostError`, `OSError` or `ValueError` when it could not.
-        ended: called in the event loop whenever a job has ended.
+        ended: called in the event loop, with the group, whenever one of its steps has ended.
     """
 
     def __init__(self, apply: Callable[[Step, Progress], None], ended: Callable[[str], None]) -> None:
@@ -104,6 +106,11 @@ class Jobs:
     def busy(self) -> frozenset[str]:
         """Groups that are worked on."""
         return frozenset(self._jobs)
+
+    @property
+    def changing(self) -> frozenset[str]:
+        """Groups of which what is read now may be half of what is being done."""
+        return frozenset(group for group, job in self._jobs.items() if not job.running.step.keeps_table)
 
     def running(self, subject: str) -> Running | None:
         """The step of a subject that is under way."""
@@ -147,7 +154,7 @@ class Jobs:
 
         Args:
             steps: in order.
-            patience: seconds to wait for their end; what takes longer goes on by itself.
+            patience: seconds to wait for their end; what takes longer, or is known to, goes on by itself.
         """
         by_group: dict[str, list[Step]] = {}
         for step in steps:
@@ -156,14 +163,23 @@ class Jobs:
         begun: list[asyncio.Future[None]] = []
         for group, mine in by_group.items():
             job = self._jobs[group] = _Job(Running(mine[0], time.monotonic()), mine)
-            future = loop.run_in_executor(self._threads, self._work, job, mine)
+            future = loop.run_in_executor(self._threads, self._work, job, mine, loop)
             future.add_done_callback(partial(self._end, group))
             begun.append(future)
-        if begun:
-            await asyncio.wait(begun, timeout=patience)
+        began = loop.time()
+        while begun and (waited := loop.time() - began) < patience:
+            if waited >= SHORTLY and all(self._is_long(group) for group in by_group):
+                break
+            _, left = await asyncio.wait(begun, timeout=min(SHORTLY, patience - waited))
+            begun = list(left)
         if self._bug is not None:
             raise self._bug  # what nobody expects ends the process
-        return bool(begun)
+        return bool(by_group)
+
+    def _is_long(self, group: str) -> bool:
+        """Whether there is no use in waiting for a group: what it is at takes minutes, or it is done."""
+        job = self._jobs.get(group)
+        return job is None or job.running.step.long
 
     def _end(self, group: str, future: asyncio.Future[None]) -> None:
         self._jobs.pop(group, None)
@@ -171,11 +187,13 @@ class Jobs:
             self._bug = self._bug or future.exception()
         self._ended(group)
 
-    def _work(self, job: _Job, steps: Sequence[Step]) -> None:
+    def _work(self, job: _Job, steps: Sequence[Step], loop: asyncio.AbstractEventLoop) -> None:
         """In a thread: the steps of one group, in order."""
         failed: set[str] = set()
         for number, step in enumerate(steps):
             job.steps = steps[number:]
+            if number and step.long:
+                loop.call_soon_threadsafe(self._ended, step.group)  # what is done already is told before this is
             if step.subject in failed or step.group in failed:
                 continue
             running = job.running = Running(step, time.monotonic())

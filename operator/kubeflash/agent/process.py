@@ -182,7 +182,7 @@ class Agent:
 
     async def _observe(self) -> Observation:
         return await asyncio.to_thread(
-            self._observer.observe, self._asked_about(), busy=self.jobs.busy, thorough=self._thorough
+            self._observer.observe, self._asked_about(), busy=self.jobs.changing, thorough=self._thorough
         )
 
     def _wants_thorough(self, plan: Plan) -> bool:

@@ -25,11 +25,15 @@ class Step:
         expects: what it expects to find, looked at again right before; it does nothing otherwise.
         takes_down: whether it follows from something not being wanted any more: never done in doubt.
         new_bytes: whether it gives a volume bytes: done only at the word of the controller that leads.
+        long: whether it may take minutes.
+        keeps_table: whether what is read of the SSD's table while it runs is what is.
     """
 
     expects: ClassVar[str] = ""
     takes_down: ClassVar[bool] = False
     new_bytes: ClassVar[bool] = False
+    long: ClassVar[bool] = False
+    keeps_table: ClassVar[bool] = False
 
     def describe(self) -> str:
         """What the step does, in one line for an administrator."""
@@ -106,6 +110,7 @@ class WipeSsd(SsdStep):
 
     expects: ClassVar[str] = "the very content that the admin was shown, held by nobody, no volume on it"
     takes_down: ClassVar[bool] = True
+    long: ClassVar[bool] = True
     fingerprint: str
     bytes: int
 
@@ -172,6 +177,8 @@ class WipePartition(VolumeStep):
 
     expects: ClassVar[str] = "the partition, named by the volume's id, held by nobody, not exported"
     takes_down: ClassVar[bool] = True
+    long: ClassVar[bool] = True
+    keeps_table: ClassVar[bool] = True
     mode: WipeMode = "Zero"
 
     def describe(self) -> str:
