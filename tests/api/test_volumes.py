@@ -451,8 +451,8 @@ def test_volumes_follow_an_ssd_that_moved_to_another_server_and_say_so(fleet, si
         move(simulation, moving, "life-b", "life-a")
         look(fleet, "life-a")
         look(fleet, "life-b")
-    usable = lambda it: it["status"]["ssds"][0]["state"] == "Claimed"  # noqa: E731
-    fleet.wait("flashnode", "life-a", usable, namespace=None, timeout=40)
+    states = lambda it: {item["id"]: item["state"] for item in it["status"]["ssds"]}  # noqa: E731
+    fleet.wait("flashnode", "life-a", lambda it: states(it).get(moving) == "Claimed", namespace=None, timeout=40)
     fleet.kubectl("delete", "flashpool", "moves", "--timeout=30s")
 
 
@@ -556,7 +556,8 @@ def test_a_volume_whose_status_is_lost_is_found_again(fleet, simulation, client)
     fleet.apply(pool("status", serial("life-b", 1), serial("life-b", 2)), volume("forgot", "16Mi", pool="status"))
     before = fleet.wait_ready("flashvolume", "forgot")
     for manager in ("kubeflash-controller", "kubeflash-agent"):
-        client.apply_status(FlashVolume.from_json(client.get(FlashVolume.info, "forgot", NAMESPACE)), {}, manager)
+        resource = FlashVolume.from_json(client.get(FlashVolume.info, "forgot", NAMESPACE))
+        client.apply_status(resource, {"conditions": []}, manager)
     after = fleet.wait_ready("flashvolume", "forgot", timeout=40)
     assert after["status"]["ssd"] == before["status"]["ssd"]
     assert carved(simulation) == {before["spec"]["id"]: [f"life-b/{before['status']['ssd']}"]}
