@@ -13,7 +13,7 @@ from kubeflash.agent.jobs import Failure, Running
 from kubeflash.agent.report import VolumeState, report_plan, report_volume
 from kubeflash.agent.wishes import is_fresh, selected_by, volume_wishes
 from kubeflash.api.v1alpha1 import FlashVolume, Ssd
-from kubeflash.domain.carving import Selection
+from kubeflash.domain.carving import DiskView, Selection
 from kubeflash.domain.disk import MIB, VOLUME_TYPE, Label, Partition
 from kubeflash.domain.steps import CarvePartition, ClaimSsd, WipePartition
 from support.objects import T0, make, pool, ssd_json, uid, volume
@@ -33,7 +33,7 @@ def torn(server: SimulatedServer) -> None:
 
 
 def unreadable(server: SimulatedServer) -> None:
-    server.disks["S-1"] = replace(server.disks["S-1"], trouble="EIO")
+    server.disks["S-1"] = DiskView("S-1", server.disks["S-1"].bytes, trouble="EIO")
 
 
 def another_s(server: SimulatedServer) -> None:

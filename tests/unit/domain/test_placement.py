@@ -216,6 +216,16 @@ def test_ssds_fill_evenly():
         assert max(counts) - min(counts) <= 1
 
 
+@pytest.mark.parametrize(("taken_mib", "chosen"), [(0, "B-1"), (600, "B-1"), (1000, "A-1")])
+def test_a_neighbour_is_wasted_on_a_volume_that_asks_for_none_only_where_nothing_else_fits(taken_mib, chosen):
+    there = [extent(1, 2, taken_mib)] if taken_mib else []
+    servers = [node("s0", 1, [gpu_json(0x12)], [ssd("A", "PIX"), ssd("B", volumes=there)])]
+    item = volume("v", 9)
+    outcome = settle(item, cluster(servers, item))
+    assert isinstance(outcome, Placement)
+    assert outcome.ssd == chosen
+
+
 # --- whose GPU is it? ---
 
 BY_UUID = {"near": {"gpu": "GPU-1"}}
