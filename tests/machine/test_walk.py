@@ -10,45 +10,16 @@ import pytest
 
 from fleet import JSON, NAMESPACE, Fleet, attachment, condition, pool, volume
 from support import scenarios
+from support.real import RealServers
 
 SETTLE = 15
-
-
-class RealServers:
-    """As `scenarios.Servers`: looked up in the servers' own sysfs and configfs."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
-
-    def shell(self, server: str, command: str, *, timeout: float = 60) -> str:
-        return self._fleet.servers[server].run(command, timeout=timeout).stdout_text
-
-    def disk(self, server: str, serial: str) -> str:
-        """The device node that the SSD with this serial number has now."""
-        command = (
-            f"for d in /sys/class/nvme/nvme*; do if grep -q '^{serial} *$' $d/serial; then ls -d $d/nvme*n*; fi; done"
-        )
-        return "/dev/" + self.shell(server, command).strip().rsplit("/", 1)[-1]
-
-    def exports(self, server: str) -> set[str]:
-        return set(self.shell(server, "ls /sys/kernel/config/nvmet/subsystems").split())
-
-    def partitions(self, server: str) -> set[str]:
-        links = self.shell(server, "ls /dev/disk/by-partuuid 2>/dev/null || true").split()
-        types = self.shell(server, "lsblk -nro PARTUUID,PARTTYPE").splitlines()
-        volumes = {line.split()[0] for line in types if "6b7562766f6c" in line}
-        return volumes & set(links)
-
-    def connections(self, server: str) -> set[str]:
-        found = self.shell(server, "cat /sys/class/nvme/nvme*/subsysnqn 2>/dev/null || true").split()
-        return {nqn for nqn in found if "kubeflash" in nqn}
 
 
 @pytest.fixture(scope="module")
 def walking(fleet: Fleet) -> Iterator[RealServers]:
     fleet.start()
     for name in fleet.servers:
-        fleet.wait_ready("flashnode", name, namespace=None, timeout=90)
+        fleet.wait_ready("flashnode", name, namespace=None, timeout=240)
     yield RealServers(fleet)
     fleet.stop_controller()
 
@@ -250,12 +221,12 @@ def test_the_agent_leaves_on_sigterm_and_takes_its_lease_up_again(fleet: Fleet, 
     assert stopped["holderIdentity"] == str(fleet.servers["gpu-b"].spec.uuid), "an upgrade must not look like a death"
     server.service_start("agent")
     renewed = lambda it: it["spec"]["renewTime"] > stopped["renewTime"]  # noqa: E731
-    fleet.wait("lease", "agent-gpu-b", renewed, namespace="kubeflash-system", timeout=90)
+    fleet.wait("lease", "agent-gpu-b", renewed, namespace="kubeflash-system", timeout=240)
 
 
 def test_a_second_agent_on_one_server_is_refused_in_one_line(fleet: Fleet, walking):
     second = fleet.servers["gpu-a"].run(
-        "KUBECONFIG=/etc/kubeflash/kubeconfig python3 -m kubeflash.agent --node gpu-a", check=False, timeout=90
+        "KUBECONFIG=/etc/kubeflash/kubeconfig python3 -m kubeflash.agent --node gpu-a", check=False, timeout=240
     )
     assert second.exit_code == 1
     assert "another agent (pid" in second.stderr_text
@@ -270,7 +241,7 @@ def test_a_second_agent_on_one_server_is_refused_in_one_line(fleet: Fleet, walki
     ],
 )
 def test_a_wrong_start_is_one_line_and_no_traceback(fleet: Fleet, walking, options, words):
-    wrong = fleet.servers["gpu-b"].run(f"python3 -m kubeflash.agent {options}", check=False, timeout=90)
+    wrong = fleet.servers["gpu-b"].run(f"python3 -m kubeflash.agent {options}", check=False, timeout=240)
     assert wrong.exit_code == 1
     assert words in wrong.stderr_text
     assert "Traceback" not in wrong.stderr_text
@@ -287,7 +258,7 @@ def test_a_plan_is_printed_and_not_carried_out(fleet: Fleet, walking):
     assert "carve volume" in done.stdout_text
     assert walking.partitions("gpu-a") == set()
     fleet.servers["gpu-a"].service_start("agent")
-    fleet.wait_ready("flashvolume", "p0", timeout=90)
+    fleet.wait_ready("flashvolume", "p0", timeout=240)
     fleet.delete("flashvolume", "p0")
     fleet.kubectl("delete", "flashpool", "planned")
 
@@ -324,7 +295,7 @@ def test_after_a_reboot_of_its_server_a_volume_is_there_and_its_export_is_rebuil
     fleet.servers["gpu-a"].reboot()
     read = fleet.servers["gpu-b"].run(f"dd if={device} bs=8 count=1 iflag=fullblock status=none", timeout=180)
     assert read.stdout_text == "survives", "the consumer's device waited and goes on"
-    now = fleet.wait_ready("flashattachment", "b0-on-b", timeout=90)
+    now = fleet.wait_ready("flashattachment", "b0-on-b", timeout=240)
     assert now["status"]["fabric"]["portals"] == attached["status"]["fabric"]["portals"]
     assert fleet.get("flashvolume", "b0")["spec"]["id"] == before["spec"]["id"]
     assert fleet.get("flashnode", "gpu-a", None)["status"]["pairs"] == paired, "pairs are the same from boot to boot"
