@@ -315,7 +315,8 @@ def _partition(volume: FlashVolume, observation: Observation) -> Partition | Non
 
 def _carved(volume: FlashVolume, observation: Observation, state: VolumeState, part: Partition | None) -> Finding:
     """What is so about the volume's bytes."""
-    words = "; ".join(filter(None, (state.failure or state.waiting, state.progress)))
+    # What failed may be long past; what it waits for is so now.
+    words = "; ".join(filter(None, (state.waiting, state.failure, state.progress)))
     if is_released(volume):
         if is_gone(volume, observation):
             return false("Carved", "Released", "its bytes are wiped and free")

@@ -85,7 +85,7 @@ WAS = {"status": {"bytes": 10 * MIB}}
         (empty, {}, {}, "False Carving", "it is being carved", None),
         (empty, {}, {"failure": "I/O error"}, "False CarveFailed", "I/O error", None),
         (empty, {}, {"waiting": "it waits"}, "False Carving", "it waits", None),
-        (empty, {}, {"failure": "I/O error", "waiting": "it waits"}, "False CarveFailed", "I/O error", None),
+        (empty, {}, {"failure": "I/O error", "waiting": "it waits"}, "False CarveFailed", "it waits; I/O error", None),
         (empty, {}, {"refused": "no"}, "False Refused", "no", None),
         (empty, WAS, {"missing": "gone"}, "False Missing", "gone. Its data is gone", 10),
         (unreadable, WAS, {"waiting": "EIO"}, "False Carving", "EIO", 10),
