@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from kubeflash.agent.execute import Executor
@@ -116,6 +116,7 @@ class Agent:
         self._former: frozenset[str] = frozenset()
         self._seen: dict[str, leases.LeaseView] = {}
         self._tries = 0
+        self._told: dict[str, int] = {}  # by NQN: bytes of its volume when nvmet last looked
 
     async def start(self, cluster_id: str | None) -> None:
         """Learns which cluster this is, and that this server may speak for its FlashNode.
@@ -300,6 +301,12 @@ class Agent:
             internal=observation.internal,
             listening=observation.listening,
         )
+        sizes = self._exported_bytes(observation)
+        known = {nqn for nqn, count in self._told.items() if sizes.get(nqn) == count}
+        steps = tuple(
+            step for step in export.steps if not (isinstance(step, RevalidateNamespace) and step.nqn in known)
+        )
+        export = replace(export, steps=steps)
         connect = plan_connections(self.feed.of(FlashAttachment).values(), observation.connections)
         return Plan(carve, export, connect, selected)
 
@@ -327,7 +334,24 @@ class Agent:
             log.warning("nothing is taken down or wiped: %s", doubt)
         wanted = {volume.spec.id for volume in self.feed.of(FlashVolume).values() if volume.spec.id}
         self.jobs.forget_all_but({*wanted, *(name for step in plan.steps for name in (step.subject, step.group))})
-        return await self.jobs.run(self.jobs.due(steps), PATIENCE)
+        due = self.jobs.due(steps)
+        begun = await self.jobs.run(due, PATIENCE)
+        sizes = self._exported_bytes(observation)
+        looked = {step.nqn for step in due if isinstance(step, RevalidateNamespace)}
+        looked -= self.jobs.busy | self.jobs.failures.keys()
+        self._told = {nqn: count for nqn, count in self._told.items() if nqn in sizes}
+        self._told |= {nqn: sizes[nqn] for nqn in looked if nqn in sizes}
+        return begun
+
+    def _exported_bytes(self, observation: Observation) -> dict[str, int]:
+        """By NQN: bytes of the volume that is exported there."""
+        sizes = observation.sizes
+        return {
+            wanted.nqn: sizes[volume.spec.id]
+            for volume in self.feed.of(FlashVolume).values()
+            if volume.spec.id in sizes
+            for wanted in volume.status.wanted.values()
+        }
 
     async def _look_for_former(self) -> None:
         """After this server was renamed: whether volumes are still placed on it by its former name."""
