@@ -55,6 +55,9 @@ def simulation(fleet: Fleet) -> Iterator[Simulation]:
 def objects(fleet: Fleet) -> Iterator[Fleet]:
     """Leaves none of the test's objects behind."""
     yield fleet
+    for name in ("srv-x", "srv-y"):
+        if fleet.get("flashnode", name, None) is not None:
+            patch(fleet, name, {"wipe": None, "adopt": None, "purge": None})
     for kind in ("flashattachment", "flashvolume"):
         fleet.kubectl("delete", kind, "-n", NAMESPACE, "--all", "--timeout=60s", timeout=70)
     fleet.kubectl("delete", "flashpool", "--all", "--timeout=30s")
