@@ -50,7 +50,10 @@ def _is_over(attachment: FlashAttachment, volume: FlashVolume | None, cluster: C
     if attachment.status.path is None:
         return True
     if attachment.status.path == "Local":
-        if attachment.spec.node_name in cluster.purged or (volume is not None and volume.status.lost is not None):
+        node = attachment.spec.node_name
+        if node in cluster.purged or (volume is not None and volume.status.lost is not None):
+            return True
+        if volume is None and node not in cluster.nodes:  # a FlashNode with volumes is only gone once it was purged
             return True
         connected = find(attachment.status.conditions, "Connected")
         return connected is not None and connected.reason == "Disconnected"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 from kubeflash.api.v1alpha1 import FINALIZER, FlashNode
 from kubeflash.controller.volumes import MANAGER
 from kubeflash.domain.cluster import Cluster, is_purged
@@ -10,6 +12,7 @@ from kubeflash.kube.writes import Apply, Patch, Write, differs, status_json
 
 FIELDS = ("moved",)
 SILENT = "AgentSilent"
+RENAMED = "Renamed"
 PURGED = "Purged"
 
 
@@ -47,7 +50,7 @@ def _ready(node: FlashNode, cluster: Cluster, holds: list[str]) -> list[Finding]
     ]
     if others:
         words = f"this server is FlashNode {others[0]} now, and its volumes follow: delete this one then"
-        return [Finding("Ready", "Unknown", "Renamed", words)]
+        return [Finding("Ready", "Unknown", RENAMED, words)]
     words = "the agent does not renew its Lease: look at the agent and the server; I/O does not depend on it"
     if node.deleting and holds:
         words += (
@@ -68,14 +71,27 @@ def _purged(node: FlashNode, cluster: Cluster, holds: list[str]) -> list[Finding
     return [true(PURGED, PURGED, "no volume is placed here any more: delete this FlashNode")]
 
 
+def is_new_of(nodes: Iterable[FlashNode], answering: Collection[str]) -> bool:
+    """Whether a server tells something while its Lease has not been seen: it has just come up, or come back."""
+    for node in nodes:
+        ready = find(node.status.conditions, "Ready")
+        if node.metadata.name not in answering and ready is not None and ready.reason not in (SILENT, RENAMED):
+            return True
+    return False
+
+
 def moved_in(node: FlashNode, cluster: Cluster) -> dict[str, str]:
     """SSDs of the server that carry another one's label, and that it may take over; by id, whose label it is."""
     found: dict[str, str] = {}
     for ssd in node.status.ssds:
         if ssd.labelled is None:
             continue
-        by_admin = node.spec.adopt.get(ssd.id) == ssd.labelled
-        if by_admin or all(_gave_away(other, ssd.id, cluster) for other in cluster.by_uuid.get(ssd.labelled, [])):
+        others = cluster.by_uuid.get(ssd.labelled, [])
+        by_admin = node.spec.adopt.get(ssd.id) == ssd.labelled and not any(
+            other.metadata.name in cluster.answering and cluster.ledger.has((other.metadata.name, ssd.id))
+            for other in others
+        )
+        if by_admin or all(_gave_away(other, ssd.id, cluster) for other in others):
             found[ssd.id] = ssd.labelled
     return found
 

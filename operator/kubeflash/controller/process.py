@@ -12,7 +12,7 @@ from uuid import uuid4
 from kubeflash.api.v1alpha1 import FlashAttachment, FlashNode, FlashPool, FlashVolume, Resource
 from kubeflash.controller.attachments import reconcile_attachment
 from kubeflash.controller.events import events_of
-from kubeflash.controller.nodes import reconcile_node
+from kubeflash.controller.nodes import is_new_of, reconcile_node
 from kubeflash.controller.pools import reconcile_pool
 from kubeflash.controller.quiet import Quiet
 from kubeflash.controller.volumes import reconcile_volume
@@ -34,6 +34,8 @@ LEADER_SECONDS = 15
 RENEW_SECONDS = 5.0
 HEARTBEAT_CHECK = 15.0
 """Seconds between two looks at the agents' Leases."""
+HEARTBEAT_AGAIN = 1.0
+"""The same, while a server tells something whose Lease has not been seen."""
 REFUSAL_MEMORY = timedelta(seconds=60)
 """How long a volume is not placed again on an SSD whose server refused it."""
 
@@ -69,8 +71,11 @@ class Controller:
     async def reconcile(self) -> float | None:
         """One pass over everything; seconds until the next one is due though nothing changed."""
         clock = asyncio.get_running_loop().time
-        checked = clock() >= self._next_heartbeat_check
-        if checked:
+        now, nodes = clock(), self.feed.of(FlashNode).values()
+        if now >= self._next_heartbeat_check or (
+            now >= self._next_heartbeat_check - HEARTBEAT_CHECK + HEARTBEAT_AGAIN
+            and is_new_of(nodes, self._answering())
+        ):
             bodies = await asyncio.to_thread(self._client.list, LEASE, namespace=self._namespace)
             self._heartbeats.see(leases.parse(body) for body in bodies)
             self._next_heartbeat_check = clock() + HEARTBEAT_CHECK
@@ -92,6 +97,10 @@ class Controller:
                 await tell(self._client, body)
         return True
 
+    def _answering(self) -> frozenset[str]:
+        """Names of the servers whose agent renews its Lease."""
+        return frozenset(node for lease in self._heartbeats.fresh() if (node := agent_lease_node(lease)) is not None)
+
     def _cluster(self) -> Cluster:
         now = datetime.now(UTC)
         feed = self.feed
@@ -106,9 +115,7 @@ class Controller:
             node_labels={name: node.metadata.labels for name, node in nodes.items()},
             namespace_labels={name: item.metadata.labels for name, item in feed.of(Namespace).items()},
             cordoned=frozenset(name for name, node in nodes.items() if node.spec.unschedulable),
-            answering=frozenset(
-                node for lease in self._heartbeats.fresh() if (node := agent_lease_node(lease)) is not None
-            ),
+            answering=self._answering(),
             refusals=self._remember_refusals(now),
             own_namespace=self._namespace,
             leader=self._identity,

@@ -148,3 +148,11 @@ def test_a_fabric_attachment_ends_only_when_its_export_is_gone_too():
 def test_one_that_never_got_anything_ends_at_once():
     item = attachment("a", 20, "v", "gpu-b", deleting=True)
     assert isinstance(reconcile_attachment(item, snapshot(item))[0], Patch)
+
+
+def test_a_local_attachment_ends_once_its_server_was_purged_and_its_volume_is_gone():
+    status = {"path": "Local", "volumeId": uid(1)}
+    item = attachment("v-on-x", 20, "v", "gone", deleting=True, status=status)
+    (write,) = reconcile_attachment(item, snapshot(item, volumes=[]))
+    assert isinstance(write, Patch)
+    assert write.body["metadata"]["finalizers"] == []

@@ -47,7 +47,7 @@ HAS = [ssd_json("S", 0x13)]
         ([server("a", 1, "uuid-a", HAS, spec={"purge": "another"})], set(), {}, False),
         ([], set(), {}, True),  # nobody claims it: the cluster does not know that server
         ([server("a", 1, "uuid-a", HAS)], set(), {"S-1": "uuid-a"}, True),
-        ([server("a", 1, "uuid-a", HAS)], {"a"}, {"S-1": "uuid-a"}, True),
+        ([server("a", 1, "uuid-a", HAS)], {"a"}, {"S-1": "uuid-a"}, False),  # that one says that it has it
         ([server("a", 1, "uuid-a", HAS)], set(), {"S-1": "uuid-z"}, False),
         ([server("a", 1, "uuid-a", HAS)], set(), {"T-1": "uuid-a"}, False),
         ([server("old", 1, "uuid-a", HAS), server("new", 3, "uuid-a", HAS)], {"new"}, {}, False),
