@@ -116,8 +116,9 @@ class Ledger:
         if shelf is None or extent is None:
             return 0, "its SSD is not there"
         others = list(shelf.spans(without=volume_id))
+        mine = next(span for span in shelf.spans() if span.start == extent.start)  # as large as it was granted
         for count in sorted(shelf.promised(), reverse=True):  # where the agent would put them
-            taken = [*others, Span(extent.start, extent.bytes)]
+            taken = [*others, mine]
             if (span := next(_fits(free_spans(shelf.ssd.bytes, taken, reserve), count), None)) is not None:
                 others.append(span)
         behind = min((span for span in others if span.start >= extent.start), default=None)
