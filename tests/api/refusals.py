@@ -64,6 +64,7 @@ _POOL = "pool is immutable: make another volume and copy the data"
 _NEAR = "near is immutable: make another volume and copy the data"
 _ID = "id is the volume's identity on the disk and never changes once set"
 _SIZE = "size may grow, never shrink: make a smaller volume and copy the data"
+_GIVEN = "id is given by the controller, which has chosen one already; give yours when you create the volume"
 _PURGE = (
     "spec.purge must be the server's own system UUID (status.systemUUID): it declares this server lost for good; "
     "kubectl flash purge NODE shows what that means first"
@@ -91,6 +92,7 @@ RULES: tuple[Refused, ...] = (
     changed(_NEAR, {}, {"near": NEAR}),
     changed(_ID, {"id": UUID.replace("6", "7")}, {"id": UUID}),
     changed(_ID, {}, {"id": UUID}),
+    Refused("FlashVolume", {**VOLUME, "id": UUID}, _GIVEN, before=VOLUME, status_before={"id": UUID.replace("6", "7")}),
     changed(_SIZE, {"size": "400Gi"}, {}),
     changed(_SIZE, {"size": 5368709119}, {"size": "5Gi"}),
     volume("size is at least 1Mi", size="1023Ki"),

@@ -25,11 +25,11 @@ def attempt(client: Client, row: Refused) -> None:
         send(client, "POST", body)
         return
     made = send(client, "POST", body)
+    if row.status_before is not None:
+        made = send(client, "PUT", {**made, "status": row.status_before}, status=True)
     if row.before is not None:
         send(client, "PUT", {**made, "spec": row.spec})
         return
-    if row.status_before is not None:
-        made = send(client, "PUT", {**made, "status": row.status_before}, status=True)
     send(client, "PUT", {**made, "status": row.status}, status=True)
 
 

@@ -25,8 +25,9 @@ RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds until what failed is tried again, the last one for ever."""
 SHORTLY = 0.5
 """Seconds that are waited for any step; longer only for those that are not known to take minutes."""
-AT_ONCE = 64
-"""Groups that are worked on side by side: more than a server has SSDs, so that some that hang hold up no other."""
+AT_ONCE = 1024
+"""Groups that are worked on side by side: more than a server has SSDs and attachments, so that some that hang hold up
+no other. A thread is made when it is needed."""
 
 STEP_SECONDS = Histogram(
     "kubeflash_agent_step_seconds",

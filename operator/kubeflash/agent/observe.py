@@ -1,4 +1,4 @@
-"""Reads this server. Disks are read only when something said that they changed, so that an idle agent costs nothing."""
+"""Reads this server. Disks are read when something said that they changed, else rarely: an idle agent costs nothing."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ class Observer:
             if state is Claim.NONE:
                 return self._examined(view, device, thorough=thorough)
             if state in (Claim.HALF_TABLE, Claim.UNLABELLED):
-                return replace(view, half_claimed=True)
+                return replace(view, half_claimed=True, fingerprint=blank.fingerprint(device))
             table = gpt.read_table(device)
             view = replace(view, table=table)
             labels = [part for part in table.partitions if part.type_guid == LABEL_TYPE] if table else []

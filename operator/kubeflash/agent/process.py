@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -13,7 +15,15 @@ from kubeflash.agent.execute import Executor
 from kubeflash.agent.jobs import RETRY_SECONDS, Jobs
 from kubeflash.agent.observation import Observation
 from kubeflash.agent.observe import Observer
-from kubeflash.agent.report import VolumeState, report_attachment, report_node, report_plan, report_ssds, report_volume
+from kubeflash.agent.report import (
+    Voice,
+    VolumeState,
+    report_attachment,
+    report_node,
+    report_plan,
+    report_ssds,
+    report_volume,
+)
 from kubeflash.agent.wishes import admin_requests, export_wishes, selected_by, volume_wishes
 from kubeflash.api.v1alpha1 import Exported, FlashAttachment, FlashNode, FlashPool, FlashVolume
 from kubeflash.domain.carving import CarvePlan, Selection, plan_volumes
@@ -23,7 +33,7 @@ from kubeflash.domain.names import LEADER_LEASE, SYSTEM_NAMESPACE, agent_lease
 from kubeflash.domain.neighbours import Neighbours
 from kubeflash.domain.pairs import changes, got_worse
 from kubeflash.domain.sealing import public_key
-from kubeflash.domain.steps import CarvePartition, ClaimSsd, Disconnect, RevalidateNamespace, Step
+from kubeflash.domain.steps import CarvePartition, ClaimSsd, Disconnect, RevalidateNamespace, Step, WipeSsd
 from kubeflash.host import uevents
 from kubeflash.host.errors import HostError
 from kubeflash.kube import leases, runtime
@@ -67,6 +77,7 @@ class Plan:
     export: ExportPlan
     connect: tuple[Step, ...]
     selected: Mapping[str, Selection]
+    contested: frozenset[str] = frozenset()
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -116,6 +127,7 @@ class Agent:
         self._former: frozenset[str] = frozenset()
         self._seen: dict[str, leases.LeaseView] = {}
         self._tries = 0
+        self.heard: Callable[[], bool] = lambda: True
         self._told: dict[str, int] = {}  # by NQN: bytes of its volume when nvmet last looked
 
     async def start(self, cluster_id: str | None) -> None:
@@ -268,7 +280,7 @@ class Agent:
 
     def plan(self, observation: Observation, *, leader: str | None = None) -> Plan:
         """What there is to do, without doing it. `leader`: whose word gives volumes new bytes; None: anybody's."""
-        volumes = list(self.feed.of(FlashVolume).values())
+        volumes = self._volumes()
         node = self.feed.of(FlashNode).get(self._node)
         pools = self.feed.of(FlashPool)
         selected = self._selected(observation)
@@ -294,8 +306,10 @@ class Agent:
             volume_wishes(volumes, pools, leader=leader, given_up=given_up),
             admin_requests(node) if node is not None else None,
         )
+        contested = _contested(volumes)
+        uncontested = {item: name for item, name in observation.partitions.items() if item not in contested}
         export = plan_exports(
-            export_wishes(volumes, observation.partitions, observation.sizes),
+            export_wishes(volumes, uncontested, observation.sizes),
             observation.nvmet,
             addresses=observation.addresses,
             internal=observation.internal,
@@ -308,7 +322,14 @@ class Agent:
         )
         export = replace(export, steps=steps)
         connect = plan_connections(self.feed.of(FlashAttachment).values(), observation.connections)
-        return Plan(carve, export, connect, selected)
+        return Plan(carve, export, connect, selected, contested)
+
+    def _volumes(self) -> list[FlashVolume]:
+        """The volumes placed on this server.
+
+        One that has moved away may come back into the index by the answer to a write of ours: it is another's now.
+        """
+        return [item for item in self.feed.of(FlashVolume).values() if item.status.node_name == self._node]
 
     def _selected(self, observation: Observation) -> dict[str, Selection]:
         """The pool of each SSD of this server that a pool selects, by SSD id."""
@@ -325,14 +346,14 @@ class Agent:
 
     async def _record_and_apply(self, plan: Plan, observation: Observation) -> bool:
         """Records port numbers first; then begins the steps that need no record. Whether any was begun."""
-        for key, volume in self.feed.of(FlashVolume).items():
-            if any(owner == key for owner, _ in plan.export.records):
+        for volume in self._volumes():
+            if any(owner == volume.key for owner, _ in plan.export.records):
                 await self._report_volume(volume, observation, plan)
         doubt = self._doubt(observation)
-        steps = [step for step in plan.steps if not (doubt and step.takes_down)]
+        steps = [step for step in plan.steps if not (doubt and step.takes_down and not self._is_asked_for(step))]
         if len(steps) < len(plan.steps):
             log.warning("nothing is taken down or wiped: %s", doubt)
-        wanted = {volume.spec.id for volume in self.feed.of(FlashVolume).values() if volume.spec.id}
+        wanted = {volume.spec.id for volume in self._volumes() if volume.spec.id}
         self.jobs.forget_all_but({*wanted, *(name for step in plan.steps for name in (step.subject, step.group))})
         due = self.jobs.due(steps)
         begun = await self.jobs.run(due, PATIENCE)
@@ -352,6 +373,10 @@ class Agent:
             if volume.spec.id in sizes
             for wanted in volume.status.wanted.values()
         }
+
+    def _is_asked_for(self, step: Step) -> bool:
+        """Whether a step follows from an admin's word about what is on an SSD, and from no object's absence."""
+        return isinstance(step, WipeSsd) and not self._former
 
     async def _look_for_former(self) -> None:
         """After this server was renamed: whether volumes are still placed on it by its former name."""
@@ -374,10 +399,18 @@ class Agent:
 
     async def _report(self, node: FlashNode, observation: Observation, plan: Plan) -> None:
         now = datetime.now(UTC)
-        volumes = list(self.feed.of(FlashVolume).values())
+        volumes = self._volumes()
         known = {volume.spec.id: volume.key for volume in volumes if volume.spec.id}
         ahead = report_plan(plan.steps, plan.carve.denied, self.jobs)
-        written = report_node(node, observation, plan.selected, known, plan=ahead, public_key=self._public, now=now)
+        written = report_node(
+            node,
+            observation,
+            plan.selected,
+            known,
+            voice=Voice(self._public, self._doubt(observation), heard=self.heard()),
+            plan=ahead,
+            now=now,
+        )
         if written is not None and await self.feed.send(written):
             await self._tell_changes(node)
         for volume in volumes:
@@ -423,6 +456,7 @@ class Agent:
         ours, ssd = volume.spec.id or "", volume.status.ssd or ""
         running = self.jobs.running(ours)
         state = VolumeState(
+            contested=ours in plan.contested,
             refused=plan.carve.refused.get(volume.key, ""),
             missing=plan.carve.missing.get(volume.key, ""),
             waiting=plan.carve.waiting.get(volume.key, ""),
@@ -451,6 +485,12 @@ class Agent:
         return min(waits)
 
 
+def _contested(volumes: Iterable[FlashVolume]) -> frozenset[str]:
+    """Ids that several volumes of this server say that they have."""
+    counts = Counter(volume.spec.id for volume in volumes if volume.spec.id is not None)
+    return frozenset(volume for volume, count in counts.items() if count > 1)
+
+
 async def main(agent: Agent, lease: Lease, cluster_id: str | None, stop: asyncio.Event) -> int:
     """Runs the agent until `stop` is set; the exit status.
 
@@ -462,7 +502,9 @@ async def main(agent: Agent, lease: Lease, cluster_id: str | None, stop: asyncio
     """
     if not await _started(agent, cluster_id, stop):
         return 0
-    heartbeat = asyncio.create_task(_heartbeat(lease, stop), name="heartbeat")
+    beat = _Beat()
+    agent.heard = beat.fresh
+    heartbeat = asyncio.create_task(_heartbeat(lease, beat, stop), name="heartbeat")
     try:
         async with uevents.listening(agent.machine_changed):
             await runtime.run(agent.feed, agent.reconcile, stop)
@@ -493,7 +535,18 @@ async def _started(agent: Agent, cluster_id: str | None, stop: asyncio.Event) ->
     return False
 
 
-async def _heartbeat(lease: Lease, stop: asyncio.Event) -> None:
+class _Beat:
+    """When the Lease was renewed last."""
+
+    def __init__(self) -> None:
+        self.at = time.monotonic()
+
+    def fresh(self) -> bool:
+        """Whether the others still take this agent for one that answers."""
+        return time.monotonic() - self.at < LEASE_SECONDS
+
+
+async def _heartbeat(lease: Lease, beat: _Beat, stop: asyncio.Event) -> None:
     """Renews the Lease until `stop`. It is not given back: an agent that is only upgraded must not look dead.
 
     Raises:
@@ -503,6 +556,7 @@ async def _heartbeat(lease: Lease, stop: asyncio.Event) -> None:
     while not stop.is_set():
         try:
             await asyncio.to_thread(lease.acquire)
+            beat.at = time.monotonic()
         except LeaseHeld as held:
             first = first or held
             if held.renewed != first.renewed:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from kubeflash.agent.jobs import Jobs
 from kubeflash.agent.observation import Observation
-from kubeflash.agent.pairs import SOUND, report_pairs
+from kubeflash.agent.pairs import report_pairs
 from kubeflash.agent.wishes import is_fresh, is_released
 from kubeflash.api.quantity import Quantity, human_bytes
 from kubeflash.api.v1alpha1 import (
@@ -174,6 +174,21 @@ def _planned(step: Step, state: Literal["Pending", "Running", "Failed"], words: 
     return PlannedStep(step=type(step).__name__, what=step.describe(), expects=step.expects, state=state, message=words)
 
 
+@dataclass(frozen=True)
+class Voice:
+    """What an agent says of itself.
+
+    Attributes:
+        public_key: keys meant for it are sealed to this one.
+        doubt: why it takes nothing down; empty when it does.
+        heard: whether it renews its Lease, so that others take it for one that answers.
+    """
+
+    public_key: str
+    doubt: str = ""
+    heard: bool = True
+
+
 def report_node(
     node: FlashNode,
     observation: Observation,
@@ -181,7 +196,7 @@ def report_node(
     known: Mapping[str, str],
     *,
     plan: Sequence[PlannedStep],
-    public_key: str,
+    voice: Voice,
     now: datetime,
 ) -> Apply | None:
     """The server's own status; None when it says so already.
@@ -192,7 +207,7 @@ def report_node(
         selected: the pool of each selected SSD, by SSD id.
         known: the volumes of this server: namespace/name by volume id.
         plan: what `report_plan` made.
-        public_key: the agent's.
+        voice: what the agent says of itself.
         now: the time.
     """
     inventory = observation.inventory
@@ -204,7 +219,7 @@ def report_node(
         observed_generation=generation,
         system_uuid=inventory.system_uuid,
         linux=inventory.kernel,
-        public_key=public_key,
+        public_key=voice.public_key,
         internal_address=observation.internal,
         addresses=list(observation.addresses),
         gpus=gpus,
@@ -215,13 +230,17 @@ def report_node(
         plan=list(plan),
         summary=_summary(gpus, ssds, inventory),
     )
-    findings = [_ready(node, observation), pairs.sound]
+    # An agent that cannot renew its Lease leaves Ready to the controller, which says that it is silent.
+    findings = [_ready(node, observation, voice.doubt), pairs.sound] if voice.heard else [pairs.sound]
     conditions = merge(node.status.conditions, findings, generation=generation, now=now)
     intent = status_json(status, NODE_FIELDS, conditions)
-    return Apply(node, intent, MANAGER) if differs(node.status, intent, NODE_FIELDS, ("Ready", SOUND)) else None
+    types = tuple(finding.type for finding in findings)
+    return Apply(node, intent, MANAGER) if differs(node.status, intent, NODE_FIELDS, types) else None
 
 
-def _ready(node: FlashNode, observation: Observation) -> Finding:
+def _ready(node: FlashNode, observation: Observation, doubt: str) -> Finding:
+    if doubt:
+        return true("Ready", "InDoubt", f"nothing is taken down or released: {doubt}")
     if node.spec.paused:
         return true("Ready", "Paused", "spec.paused: the agent observes and reports, and changes nothing")
     worn = [f"SSD {ssd}: {'; '.join(why)}" for ssd in observation.disks if (why := list(_failing(ssd, observation)))]
@@ -259,6 +278,7 @@ class VolumeState:
         failure: what the last try said.
         progress: how far what runs is.
         unseen: it has grown, and an export does not show that yet: its size is not reported before.
+        contested: another volume says that it is this one: nothing is said of the bytes to either.
     """
 
     refused: str = ""
@@ -268,6 +288,7 @@ class VolumeState:
     failure: str = ""
     progress: str = ""
     unseen: bool = False
+    contested: bool = False
 
 
 def report_volume(
@@ -287,7 +308,7 @@ def report_volume(
         exported: the exports that this server has of it, by attachment.
         now: the time.
     """
-    part = _partition(volume, observation)
+    part = None if state.contested else _partition(volume, observation)
     shown = volume.spec.id in observation.partitions
     status = FlashVolumeStatus(exported=dict(exported))
     before = volume.status.bytes
@@ -332,8 +353,9 @@ def _carved(volume: FlashVolume, observation: Observation, state: VolumeState, p
         return false("Carved", "Missing", f"{state.missing}. Its data is gone: delete the volume and make another")
     if state.refused:
         return false("Carved", "Refused", state.refused)
-    fallback = "it is being carved" if is_fresh(volume) else "its SSD is looked at"
-    return false("Carved", "CarveFailed" if state.failure else "Carving", words or fallback)
+    if not is_fresh(volume):  # its bytes exist, and cannot be reached now
+        return false("Carved", "Unreachable", words or "its SSD is looked at")
+    return false("Carved", "CarveFailed" if state.failure else "Carving", words or "it is being carved")
 
 
 def is_gone(volume: FlashVolume, observation: Observation) -> bool:

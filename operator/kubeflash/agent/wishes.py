@@ -72,6 +72,7 @@ def volume_wishes(
             confirmed=leader is None or volume.status.granted_by == leader,
             wipe=pools[volume.spec.pool].spec.wipe if volume.spec.pool in pools else "Zero",
             given_up=(given_up or {}).get(volume.spec.id, ""),
+            pool=volume.spec.pool,
         )
         for volume in volumes
         if volume.spec.id is not None and volume.status.ssd is not None

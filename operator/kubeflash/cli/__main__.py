@@ -67,7 +67,8 @@ A server that is called "volume" is asked about from a file: -f.""",
   kubectl flash adopt gpu-b S64HNE0T   takes over an SSD of a server that is gone, with its volumes""",
     "purge": """examples:
   kubectl flash purge gpu-a --dry-run  shows what it means
-  kubectl flash purge gpu-a            the server is lost for good: asks, and lets nothing wait for it any longer""",
+  kubectl flash purge gpu-a            the server is lost for good: asks, and lets nothing wait for it any longer
+  kubectl flash purge gpu-a S64HNE0R-1  so is one SSD, which is broken or was thrown away""",
     "completion": """examples:
   source <(kubectl-flash completion bash)
   kubectl-flash completion fish > ~/.config/fish/completions/kubectl-flash.fish
@@ -118,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
         "plan": "what the agents have still to do, and what failed",
         "wipe": "zero an SSD that is not blank, or an orphan, after showing what will be lost",
         "adopt": "list orphans, make a volume of one, or take over an SSD of a server that is gone",
-        "purge": "declare a server lost for good, after showing what that means",
+        "purge": "declare a server, or an SSD, lost for good, after showing what that means",
         "completion": "a script that completes this command in your shell",
     }
     for name, words in described.items():
@@ -171,7 +172,8 @@ def _add_adopt(command: argparse.ArgumentParser) -> None:
 
 def _add_purge(command: argparse.ArgumentParser) -> None:
     command.add_argument("node", metavar="NODE", help="name of the server")
-    _add_asking(command, "the server's system UUID", "5m")
+    command.add_argument("ssd", nargs="?", metavar="SSD", help="id of one SSD that is lost (default: the whole server)")
+    _add_asking(command, "the server's system UUID, or the SSD's id", "5m")
 
 
 def _add_asking(command: argparse.ArgumentParser, what: str, timeout: str) -> None:

@@ -121,6 +121,11 @@ def _list(options: argparse.Namespace, client: Client) -> str:
 
 def _adopt_orphan(options: argparse.Namespace, client: Client, node: FlashNode, ssd: Ssd, extent: Extent) -> str:
     name = node.metadata.name
+    if node.spec.wipe is not None and extent.id in node.spec.wipe.orphans:
+        raise NotDone(
+            f"kubectl flash wipe was asked for orphan {extent.id}: call that off first, kubectl patch flashnode {name} "
+            f'--type=merge -p \'{{"spec":{{"wipe":{{"orphans":{{"{extent.id}":null}}}}}}}}\''
+        )
     if not options.name or not options.namespace:
         raise NotDone(
             f"an orphan becomes a FlashVolume: say kubectl flash adopt {name} {extent.id} --name NAME -n NAMESPACE"

@@ -1,4 +1,4 @@
-"""`kubectl flash purge`: a server is lost for good, so that nothing waits for it any longer."""
+"""`kubectl flash purge`: a server, or one SSD, is lost for good, so that nothing waits for it any longer."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ JSON = dict[str, Any]
 
 
 def run(options: argparse.Namespace, client: Client) -> str:
-    """Declares a server lost, waits until nothing is placed there, and removes its FlashNode and Lease.
+    """Declares a server or an SSD lost, and waits until nothing is placed there; a server's objects are removed then.
 
     Raises:
         NotDone: when it is refused, not confirmed, or not done in time.
         KubeError: when the API server does not do it.
     """
     name = options.node
+    if options.ssd is not None:
+        return _purge_ssd(options, client, cluster.flash_node(client, name))
     try:
         node = cluster.parsed(FlashNode, client.get(FlashNode.info, name))
     except NotFound:
@@ -84,6 +86,78 @@ def run(options: argparse.Namespace, client: Client) -> str:
     return _after(name, volumes.values(), attachments.values())
 
 
+def _purge_ssd(options: argparse.Namespace, client: Client, node: FlashNode) -> str:
+    """Declares one SSD of a server lost, whether the server answers or not."""
+    name, terminal = node.metadata.name, Terminal.of(sys.stdout, options.color)
+    known = cluster.find_ssd(node, options.ssd)
+    ssd = known.id if known is not None else options.ssd
+    if known is not None and known.state == "Claimed":
+        raise NotDone(
+            f"SSD {ssd} of server {name} works: it is not lost. Delete its volumes, which wipes them, or pull it first"
+        )
+    gone = [item for item in _volumes_of(name, _volumes(client)) if _place(item)[1] == ssd]
+    if not gone:
+        raise NotDone(f"no volume is placed on SSD {ssd} of server {name}: nothing waits for it")
+    lines = terminal.wrap(f"SSD {ssd} of server {name}, {'which is not usable' if known else 'which is not there now'}")
+    say([*lines, *_lost_lines(gone, terminal)])
+    if options.dry_run:
+        return f"Dry run: nothing was changed. The SSD's id, {ssd}, will be asked for.\n"
+    confirm(ssd, options.confirm, "the SSD's id")
+    cluster.write_spec(client, name, lambda now: {"lost": [*now.spec.lost, ssd]} if ssd not in now.spec.lost else None)
+
+    def look() -> str:
+        left = [item for item in _volumes(client) if (item.status.node_name, item.status.ssd) == (name, ssd)]
+        return f"{count(len(left), 'volume')} still placed on SSD {ssd}: waiting for the controller" if left else ""
+
+    behind = f"the controller goes on; the same command finishes it. To call it off, take {ssd} out of spec.lost of it"
+    wait_for(look, timeout=options.timeout, behind=behind)
+    cluster.write_spec(
+        client, name, lambda now: {"lost": [item for item in now.spec.lost if item != ssd]} if now.spec.lost else None
+    )
+    return f"Lost: {', '.join(item.key for item in gone)}. Delete these FlashVolumes, and make new ones.\n"
+
+
+def _purge_without_node(options: argparse.Namespace, client: Client, name: str, gone: list[FlashVolume]) -> str:
+    """Volumes are placed on a server whose FlashNode was removed by force: one is made that says that all is lost."""
+    terminal = Terminal.of(sys.stdout, options.color)
+    say([f"Server {name}, whose FlashNode is gone", *_lost_lines(gone, terminal)])
+    if options.dry_run:
+        return f"Dry run: nothing was changed. The server's name, {name}, will be asked for.\n"
+    confirm(name, options.confirm, "the server's name")
+    ssds = sorted({item.status.ssd for item in gone if item.status.ssd})
+    body = {
+        "apiVersion": "kubeflash.io/v1alpha1",
+        "kind": "FlashNode",
+        "metadata": {"name": name},
+        "spec": {"lost": ssds},
+    }
+    node = cluster.parsed(FlashNode, client.create(FlashNode.info, body))
+
+    def look() -> str:
+        left = [item for item in _volumes(client) if item.status.node_name == name]
+        return f"{count(len(left), 'volume')} still placed on server {name}: waiting for the controller" if left else ""
+
+    behind = f"the controller goes on; then delete FlashNode {name}"
+    wait_for(look, timeout=options.timeout, behind=behind)
+    _remove(client, node)
+    return f"Lost: {', '.join(item.key for item in gone)}. Delete these FlashVolumes, and make new ones.\n"
+
+
+def _volumes(client: Client) -> list[FlashVolume]:
+    return list(cluster.keyed(FlashVolume, client.list(FlashVolume.info)).values())
+
+
+def _lost_lines(gone: list[FlashVolume], terminal: Terminal) -> list[str]:
+    """What will be lost, in red."""
+    head = f"LOST WILL BE: {count(len(gone), 'volume')} with {human_bytes(sum(map(granted, gone)))}"
+    lines = [terminal.paint(line, "red") for line in terminal.wrap(head if gone else "No volume is placed on it.")]
+    return lines + [
+        line
+        for volume in gone
+        for line in terminal.wrap(f"{volume.key}: {human_bytes(granted(volume))} on SSD {_place(volume)[1]}", "  ")
+    ]
+
+
 def show(
     node: FlashNode, volumes: Iterable[FlashVolume], attachments: Iterable[FlashAttachment], terminal: Terminal
 ) -> list[str]:
@@ -95,13 +169,7 @@ def show(
         words = f"SSD {ssd.id}, serial {ssd.serial}, {human_bytes(ssd.bytes)}: {ssd.state.lower()}"
         words += f", {count(len(ssd.volumes), 'partition')} of KubeFlash" if ssd.volumes else ""
         lines += terminal.wrap(words, "  ", "    ")
-    head = f"LOST WILL BE: {count(len(gone), 'volume')} with {human_bytes(sum(map(granted, gone)))}"
-    lines += [terminal.paint(line, "red") for line in terminal.wrap(head if gone else "No volume is placed on it.")]
-    lines += [
-        line
-        for volume in gone
-        for line in terminal.wrap(f"{volume.key}: {human_bytes(granted(volume))} on SSD {_place(volume)[1]}", "  ")
-    ]
+    lines += _lost_lines(gone, terminal)
     for item in _attachments_of(name, gone, attachments):
         words = f"attachment {item.key} of {item.spec.volume} at server {item.spec.node_name} does not work any more"
         lines += terminal.wrap(words, "  ", "    ")
@@ -172,14 +240,19 @@ def _rest(options: argparse.Namespace, client: Client, name: str) -> str:
     """What an earlier purge left when it was interrupted after the FlashNode was deleted: the Lease."""
     from kubeflash.kube.leases import parse  # noqa: PLC0415  as above
 
+    left = [item for item in _volumes(client) if item.status.node_name == name]
     try:
         lease = parse(client.get(LEASE, agent_lease(name), SYSTEM_NAMESPACE))
     except NotFound:
+        if left:
+            return _purge_without_node(options, client, name, left)
         cluster.flash_node(client, name)  # says which there are
         raise NotDone(f"there is no FlashNode {name}") from None
     beat = cluster.heartbeat(None, lease, datetime.now(UTC))
     if beat.answers:
         raise NotDone(f"there is no FlashNode {name}, and its agent {beat.words}: it is not lost")
+    if left:
+        return _purge_without_node(options, client, name, left)
     if options.dry_run:
         return f"FlashNode {name} is gone; its agent's Lease would be deleted.\n"
     _remove_lease(client, name)

@@ -47,7 +47,7 @@ def _wipe_ssd(options: argparse.Namespace, client: Client, node: FlashNode, ssd:
     name, terminal = node.metadata.name, Terminal.of(sys.stdout, options.color)
     volumes = cluster.keyed(FlashVolume, client.list(FlashVolume.info))
     say(show_ssd(node, ssd, volumes, terminal))
-    if ssd.state == "Blank":
+    if _is_blank(ssd):
         if not options.dry_run:
             cluster.write_spec(client, name, lambda now: _without(now, "ssds", ssd.id, None))
         return "It is blank: there is nothing to wipe.\n"
@@ -74,12 +74,17 @@ def _wipe_ssd(options: argparse.Namespace, client: Client, node: FlashNode, ssd:
         now = cluster.flash_node(client, name)
         seen = now.status.observed_generation >= generation
         same = next((item for item in now.status.ssds if item.id == ssd.id), None)
-        if seen and same is not None and same.state == "Blank":
+        if seen and same is not None and _is_blank(same):
             return ""
         return progress(now, f"wipe SSD {ssd.id}", f"wipe {ssd.id}", seen=seen)
 
     _wait(options, client, look, ("ssds", ssd.id, ssd.fingerprint or ""))
     return f"SSD {ssd.id} of server {name} is wiped: it is blank.\n"
+
+
+def _is_blank(ssd: Ssd) -> bool:
+    """Whether nothing at all is on it, not even the beginning of a claim."""
+    return ssd.state == "Blank" and ssd.fingerprint is None
 
 
 def may_wipe_ssd(node: FlashNode, ssd: Ssd, volumes: Mapping[str, FlashVolume]) -> None:

@@ -14,6 +14,7 @@ FIELDS = ("moved",)
 SILENT = "AgentSilent"
 RENAMED = "Renamed"
 PURGED = "Purged"
+DELETING = "Deleting"
 
 
 def reconcile_node(node: FlashNode, cluster: Cluster) -> list[Write]:
@@ -27,18 +28,21 @@ def reconcile_node(node: FlashNode, cluster: Cluster) -> list[Write]:
     if wanted != (FINALIZER in node.metadata.finalizers) and not (holds and node.deleting):
         kept = [item for item in node.metadata.finalizers if item != FINALIZER]
         return [Patch(node, {"metadata": {"finalizers": [*kept, FINALIZER] if wanted else kept}})]
-    findings = [*_ready(node, cluster, holds), *_purged(node, cluster, holds)]
+    adopted = [item for item in (node.spec.wipe.orphans if node.spec.wipe else ()) if _has_owner(item, cluster)]
+    if adopted:  # an admin's word about an orphan says nothing of the volume that it has become
+        return [Patch(node, {"spec": {"wipe": {"orphans": dict.fromkeys(adopted)}}})]
+    findings = [*_ready(node, cluster), *_deleting(node, holds), *_purged(node, cluster, holds)]
     conditions = merge(node.status.conditions, findings, generation=node.metadata.generation, now=cluster.now)
     status = node.status.model_copy(update={"moved": moved_in(node, cluster)})
     intent = status_json(status, FIELDS, conditions)
     ours = tuple(finding.type for finding in findings)
-    stale = PURGED not in ours and find(node.status.conditions, PURGED) is not None
+    stale = any(kind not in ours and find(node.status.conditions, kind) is not None for kind in (PURGED, DELETING))
     if not stale and not differs(node.status, intent, FIELDS, ours):
         return []
     return [Apply(node, intent, MANAGER)]
 
 
-def _ready(node: FlashNode, cluster: Cluster, holds: list[str]) -> list[Finding]:
+def _ready(node: FlashNode, cluster: Cluster) -> list[Finding]:
     """Ready becomes Unknown when the agent's Lease goes stale; the agent itself makes it True again."""
     name = node.metadata.name
     if name in cluster.answering:
@@ -52,11 +56,22 @@ def _ready(node: FlashNode, cluster: Cluster, holds: list[str]) -> list[Finding]
         words = f"this server is FlashNode {others[0]} now, and its volumes follow: delete this one then"
         return [Finding("Ready", "Unknown", RENAMED, words)]
     words = "the agent does not renew its Lease: look at the agent and the server; I/O does not depend on it"
-    if node.deleting and holds:
-        words += (
-            f". Deletion waits for {len(holds)} volumes; if the server is lost for good: kubectl flash purge {name}"
-        )
     return [Finding("Ready", "Unknown", SILENT, words)]
+
+
+def _has_owner(volume_id: str, cluster: Cluster) -> bool:
+    return any(volume.status.lost is None for volume in cluster.ledger.with_id(volume_id))
+
+
+def _deleting(node: FlashNode, holds: list[str]) -> list[Finding]:
+    """What the deletion of a FlashNode waits for."""
+    if not node.deleting or not holds:
+        return []
+    words = (
+        f"deletion waits for {len(holds)} volumes that are placed here, such as {min(holds)}: delete them; or if the "
+        f"server is lost for good: kubectl flash purge {node.metadata.name}"
+    )
+    return [Finding(DELETING, "True", "HoldsVolumes", words)]
 
 
 def _purged(node: FlashNode, cluster: Cluster, holds: list[str]) -> list[Finding]:
@@ -87,16 +102,11 @@ def moved_in(node: FlashNode, cluster: Cluster) -> dict[str, str]:
         if ssd.labelled is None:
             continue
         others = cluster.by_uuid.get(ssd.labelled, [])
-        by_admin = node.spec.adopt.get(ssd.id) == ssd.labelled and not any(
-            other.metadata.name in cluster.answering and cluster.ledger.has((other.metadata.name, ssd.id))
-            for other in others
-        )
-        if by_admin or all(_gave_away(other, ssd.id, cluster) for other in others):
+        answering = [other for other in others if other.metadata.name in cluster.answering]
+        if any(cluster.ledger.has((other.metadata.name, ssd.id)) for other in answering):
+            continue
+        by_admin = node.spec.adopt.get(ssd.id) == ssd.labelled
+        purged = bool(others) and all(other.metadata.name in cluster.purged for other in others)
+        if answering or by_admin or purged:
             found[ssd.id] = ssd.labelled
     return found
-
-
-def _gave_away(server: FlashNode, ssd: str, cluster: Cluster) -> bool:
-    """Whether a server says now that it does not have an SSD, or is lost for good."""
-    name = server.metadata.name
-    return name in cluster.purged or (name in cluster.answering and not cluster.ledger.has((name, ssd)))

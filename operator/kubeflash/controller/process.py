@@ -38,6 +38,8 @@ HEARTBEAT_AGAIN = 1.0
 """The same, while a server tells something whose Lease has not been seen."""
 REFUSAL_MEMORY = timedelta(seconds=60)
 """How long a volume is not placed again on an SSD whose server refused it."""
+REFUSAL_PARDON = timedelta(seconds=15)
+"""How long after that the same words are not a new refusal yet."""
 
 
 REFUSED_WAIT = 10.0
@@ -141,17 +143,27 @@ class Controller:
         return writes
 
     def _remember_refusals(self, now: datetime) -> dict[str, dict[str, str]]:
-        """By volume uid and SSD id, the servers' refusals of the last minute: then it may be tried there again."""
-        for volume in self.feed.of(FlashVolume).values():
+        """By volume uid and SSD id, the servers' refusals of the last minute: then it may be tried there again.
+
+        The old words are still in the status then, until the server has looked: they do not count for a while.
+        """
+        volumes = self.feed.of(FlashVolume).values()
+        for volume in volumes:
             known = self._refusals.setdefault(volume.metadata.uid, {})
             for ssd, words in volume.status.refused.items():
                 if ssd == volume.status.ssd and ssd not in known:
                     known[ssd] = (words, now + REFUSAL_MEMORY)
+        uids = {volume.metadata.uid for volume in volumes}
         fresh = {
-            uid: {ssd: entry for ssd, entry in known.items() if entry[1] > now} for uid, known in self._refusals.items()
+            uid: {ssd: entry for ssd, entry in known.items() if entry[1] + REFUSAL_PARDON > now}
+            for uid, known in self._refusals.items()
+            if uid in uids
         }
         self._refusals = {uid: known for uid, known in fresh.items() if known}
-        return {uid: {ssd: words for ssd, (words, _) in known.items()} for uid, known in self._refusals.items()}
+        return {
+            uid: {ssd: words for ssd, (words, until) in known.items() if until > now}
+            for uid, known in self._refusals.items()
+        }
 
 
 def _created(resource: Resource) -> tuple[str, str]:

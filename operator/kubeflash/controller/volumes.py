@@ -50,7 +50,7 @@ def reconcile_volume(volume: FlashVolume, cluster: Cluster) -> list[Write]:
     A new volume is placed before it gets its id: `status.id` first, then `spec.id` with the finalizer. So a spec.id
     without the same status.id always came with the object, and is looked for on the disks instead of being made.
     """
-    if volume.status.node_name in cluster.purged:
+    if cluster.is_lost(volume):
         return _lose(volume, cluster)
     if volume.deleting:
         return _release(volume, cluster)
@@ -105,8 +105,8 @@ def _place(volume: FlashVolume, cluster: Cluster) -> tuple[FlashVolumeStatus, li
             growth = grow(volume, cluster)
             size = growth.bytes
             findings += _resized(volume, growth.reason, growth.why_not)
-        if size == current.granted and (was_carved(volume) or current.granted_by == by):
-            by = current.granted_by or by
+        if was_carved(volume) and size <= (current.bytes or 0):
+            by = current.granted_by or by  # nothing new is to be given: no need to write each volume for each leader
     placed = FlashVolumeStatus(
         node_name=found.node,
         ssd=found.ssd,

@@ -105,6 +105,7 @@ class VolumeWish:
         confirmed: the controller that leads says so: new bytes may be given to it.
         wipe: how its bytes are wiped.
         given_up: why it is no use trying to carve it here any more.
+        pool: the pool that it is of; empty where that does not matter.
     """
 
     key: str
@@ -117,6 +118,7 @@ class VolumeWish:
     confirmed: bool = True
     wipe: WipeMode = "Zero"
     given_up: str = ""
+    pool: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def judge(disk: DiskView, owner: Label) -> Verdict:
     if disk.trouble:
         return Verdict(SsdState.FOREIGN, disk.trouble)
     if disk.half_claimed:
-        return Verdict(SsdState.BLANK)  # nothing but the beginning of our own claim is on it: the claim goes on
+        return Verdict(SsdState.BLANK, "a claim of it was interrupted: it goes on with the first volume")
     table = disk.table
     labels = (
         [part for part in table.partitions if part.type_guid == LABEL_TYPE] if table and table.kind == "gpt" else []
@@ -263,7 +265,9 @@ def plan_volumes(
         if counts[wish.id] > 1:
             plan.waiting[wish.key] = f"several volumes say that they are {wish.id}: none is touched"
         elif wish.ssd not in disks:
-            plan.waiting[wish.key] = f"SSD {wish.ssd} is not in this server now"
+            plan.waiting[wish.key] = (
+                f"SSD {wish.ssd} is not in this server now; if it is lost for good: kubectl flash purge NODE {wish.ssd}"
+            )
     for ssd in sorted(disks):
         mine = [wish for wish in wishes if wish.ssd == ssd and counts[wish.id] == 1]
         known = {wish.id: wish.key for wish in wishes}
@@ -315,6 +319,10 @@ class _Disk:
             return
         other = labelled(disk, self._owner)
         if other is not None and asked.moved.get(disk.ssd) == other and disk.label is not None:
+            if disk.table is not None and disk.table.damaged:
+                self._to.steps.append(RepairTable(disk.ssd, disk.table.disk_guid))
+                self._wait(f"SSD {disk.ssd} came from server {other}, and its partition table is repaired first")
+                return
             self._to.steps.append(TakeOver(disk.ssd, disk.label, self._owner))
             self._wait(f"SSD {disk.ssd} came from server {other} and is taken over")
             return
@@ -383,7 +391,10 @@ class _Disk:
         objection = verdict.reason if verdict.state is SsdState.FOREIGN else ""
         if self._selected is None:
             objection = f"no pool selects SSD {disk.ssd} on this server"
-        self._to.refused.update({wish.key: objection or wish.given_up for wish in fresh if objection or wish.given_up})
+        for wish in fresh:
+            why = objection or self._of_another_pool(wish) or wish.given_up
+            if why:
+                self._to.refused[wish.key] = why
         fresh = [wish for wish in fresh if wish.key not in self._to.refused]
         if not fresh:
             return
@@ -395,6 +406,11 @@ class _Disk:
         if steps and verdict.state is SsdState.BLANK:
             steps = [ClaimSsd(disk.ssd, self._owner, thorough), *steps]
         self._to.steps += steps
+
+    def _of_another_pool(self, wish: VolumeWish) -> str:
+        if self._selected is None or wish.pool in ("", self._selected.pool):
+            return ""
+        return f"SSD {self._disk.ssd} is of pool {self._selected.pool} now, no longer of {wish.pool}"
 
     def _gone(self) -> str:
         if self._ours:

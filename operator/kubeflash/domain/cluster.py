@@ -83,6 +83,19 @@ class Cluster:
         """Servers that an admin has declared lost for good, and whose agent does not answer."""
         return frozenset(name for name, node in self.nodes.items() if is_purged(node) and name not in self.answering)
 
+    def is_lost(self, volume: FlashVolume) -> bool:
+        """Whether an admin has declared the server, or the SSD, that a volume is on lost for good.
+
+        A server that answers, and has the volume's bytes, knows better: this one, or the one that the SSD is in now.
+        """
+        node = self.nodes.get(volume.status.node_name or "")
+        if node is None or volume.status.ssd is None:
+            return False
+        declared = node.metadata.name in self.purged or volume.status.ssd in node.spec.lost
+        if not declared:
+            return False
+        return all(place[0] not in self.answering for place, _ in self.ledger.extents(volume.spec.id or ""))
+
     @cached_property
     def by_uuid(self) -> dict[str, list[FlashNode]]:
         """The servers by system UUID; a server that was renamed has several names for a while."""

@@ -156,6 +156,10 @@ class Ledger:
         found = self._ids.get(identity(volume) or "", {})
         return [other for uid, other in found.items() if uid != volume.metadata.uid]
 
+    def with_id(self, volume_id: str) -> list[FlashVolume]:
+        """The volumes with an id."""
+        return list(self._ids.get(volume_id, {}).values())
+
     def used(self, pool: str, namespace: str, *, without: FlashVolume | None = None) -> int:
         """Bytes that a namespace has of a pool; but for one volume."""
         use = self._use.get((pool, namespace), {})

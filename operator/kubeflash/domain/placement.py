@@ -82,7 +82,7 @@ def settle(volume: FlashVolume, cluster: Cluster) -> Placement | Refusal:
         lost = volume.status.lost
         return Refusal(
             "Lost",
-            f"server {lost.node_name} with SSD {lost.ssd} was declared lost for good at {lost.since:%Y-%m-%d %H:%M} "
+            f"SSD {lost.ssd} of server {lost.node_name} was declared lost for good at {lost.since:%Y-%m-%d %H:%M} "
             "UTC; delete this volume, or if the SSD comes back after all, kubectl flash adopt its orphan",
         )
     stays = _stays(volume, cluster)
@@ -128,8 +128,12 @@ def whereabouts(volume: FlashVolume, cluster: Cluster) -> Placement | None:
 
 def _stays(volume: FlashVolume, cluster: Cluster) -> Placement | None:
     """The place that it has, when that stands: it has bytes there, or this controller gave it and nobody refused."""
+    if was_carved(volume):
+        return whereabouts(volume, cluster)
+    if is_restored(volume):
+        return None  # the placement was made for another id
     refused = volume.status.ssd in cluster.refusals.get(volume.metadata.uid, {})
-    if was_carved(volume) or (volume.status.granted_by == cluster.leader and not refused):
+    if volume.status.granted_by == cluster.leader and not refused:
         return whereabouts(volume, cluster)
     return None
 
@@ -212,12 +216,31 @@ def _over_quota(volume: FlashVolume, pool: FlashPool, cluster: Cluster, wanted: 
 
 
 def _id_taken(volume: FlashVolume, cluster: Cluster) -> Refusal | None:
-    """A copy of another volume's object, id and all, must not get that volume's bytes."""
-    others = [other for other in cluster.ledger.namesakes(volume) if other.status.lost is None]
-    first = min((*others, volume), key=lambda item: (item.status.node_name is None, _age(item)))
-    if first is volume or first.metadata.uid == volume.metadata.uid:
+    """A copy of another volume's object, id and all, must not get that volume's bytes.
+
+    The id is that of who has a place, else of who was given it by the controller. Where nobody is, as after all objects
+    were restored, copies among them, nobody gets it: whose the bytes are an admin must say.
+    """
+    others = cluster.ledger.namesakes(volume)
+    rivals = [other for other in others if _claim(other) <= _claim(volume)]
+    if not rivals:
         return None
-    return Refusal("IdTaken", f"FlashVolume {first.key} has spec.id {identity(volume)}: make this one without an id")
+    first = min(rivals, key=lambda item: (_claim(item), _age(item)))
+    if _claim(first) == _claim(volume) < _HAS_NONE and _age(volume) < _age(first):
+        return None
+    is_lost = first.status.lost is not None
+    way = "it is lost: delete it first" if is_lost else "make this one without an id, or delete that one"
+    return Refusal("IdTaken", f"FlashVolume {first.key} has id {identity(volume)} too: {way}")
+
+
+_HAS_NONE = 2
+
+
+def _claim(volume: FlashVolume) -> int:
+    """How good a volume's claim on its id is: it has a place, the controller gave it, it came with the object."""
+    if volume.status.node_name is not None and (was_carved(volume) or not is_restored(volume)):
+        return 0
+    return 1 if volume.spec.id is None or volume.spec.id == volume.status.id else _HAS_NONE
 
 
 def _age(volume: FlashVolume) -> tuple[str, str]:
@@ -388,6 +411,8 @@ def _keep_servers(sieve: _Sieve, cluster: Cluster, *, exact: bool) -> None:
         name = candidate.item.node
         if candidate.here:
             return ""
+        if cluster.nodes[name].deleting:
+            return f"FlashNode {name} is being deleted"
         if cluster.nodes[name].spec.maintenance:
             return f"server {name} is in maintenance (spec.maintenance of its FlashNode)"
         if name in cluster.cordoned and not exact:

@@ -25,7 +25,9 @@ from kubeflash.domain.neighbours import Neighbours
 from kubeflash.domain.selectors import matches, names, selects_node, selects_ssd, why_not_selected
 
 SHOWN = 1000
-"""Refused SSDs that a pool's status lists at the most: an object of the API has at most a megabyte and a half."""
+"""Entries of each list of a pool's status at the most: an object of the API has at most a megabyte and a half."""
+NAMED = 10
+"""Volumes that are named of one SSD at the most."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ class _Pool:
         why = ssd.reason if own else self._why_not(node, labels, ssd, owner, neighbour=neighbour)
         mine = sorted(volume.key for volume in ledger.placed_on((node, ssd.id)) if volume.spec.pool == name)
         if mine:
-            self._draining.append(DrainingSsd(node=node, ssd=ssd.id, reason=why, volumes=mine))
+            self._draining.append(DrainingSsd(node=node, ssd=ssd.id, reason=why, volumes=mine[:NAMED], count=len(mine)))
         selected = named or (selects_node(pool, labels) and selects_ssd(pool, ssd, neighbour=neighbour))
         if own or (selected and not mine and not pool.deleting):
             self._refuse(node, ssd, why)
@@ -228,13 +230,13 @@ def pool_status(view: PoolView, ledger: Ledger) -> FlashPoolStatus:
                 free=human_bytes(sum(item.free_bytes for item in items)),
                 largest=human_bytes(max(item.largest for item in items)),
             )
-            for name, items in sorted(by_node.items())
+            for name, items in sorted(by_node.items())[:SHOWN]
         ],
         refused=list(view.refused[:SHOWN]),
         draining=list(view.draining[:SHOWN]),
         namespaces=[
             NamespaceUse(name=name, volumes=count, bytes=Quantity(total))
-            for name, (count, total) in ledger.use_of(view.pool.metadata.name).items()
+            for name, (count, total) in list(ledger.use_of(view.pool.metadata.name).items())[:SHOWN]
         ],
     )
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubeflash.domain.disk import LABEL_BYTES, LABEL_START
 from kubeflash.host.blank import MIB, SAMPLES, first_used
 from kubeflash.host.blockdev import DirectDevice, all_zero, device_number, disk_lock, size_bytes
 from kubeflash.host.errors import HostError
@@ -142,8 +143,9 @@ def wipe_disk(
         for known in kernel_partitions(root, device.name):
             hide(root, disk, known)
         with _holding(root, device, check, progress, limit) as job:
-            edge = min(MIB, job.total // 2)
-            job.erase(_BLKZEROOUT, (edge, job.total - edge), (0, edge), (job.total - edge, job.total))
+            # The ends last, KubeFlash's label among them: an interrupted wipe must not look like something else.
+            head, tail = min(LABEL_START + LABEL_BYTES, job.total // 2), min(MIB, job.total // 2)
+            job.erase(_BLKZEROOUT, (head, job.total - tail), (0, head), (job.total - tail, job.total))
             prove_zero(device)
 
 

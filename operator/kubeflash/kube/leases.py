@@ -16,6 +16,9 @@ from kubeflash.kube.builtin import LEASE
 from kubeflash.kube.client import Client, api_version
 from kubeflash.kube.errors import Conflict, KubeError, NotFound
 
+UNWATCHED = 35.0
+"""Seconds without a look after which nothing is known of any Lease: less than an agent's lasts."""
+
 
 class LeaseHeld(KubeError):
     """Somebody else holds the Lease, and has renewed it in time."""
@@ -39,14 +42,19 @@ class Watcher:
     """Which Leases are being renewed, judged by this machine's own clock: other machines' clocks may be wrong.
 
     A Lease is fresh for its duration after it was *seen* to change; one seen for the first time counts as fresh.
+    Nothing follows from a time in which nobody looked, as while the API server was gone: all are fresh anew then.
     """
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[LeaseView, float]] = {}
+        self._looked = time.monotonic()
 
     def see(self, views: Iterable[LeaseView]) -> None:
         """Takes in all Leases as they are now."""
         before, now = self._seen, time.monotonic()
+        if now - self._looked > UNWATCHED:
+            before = {}
+        self._looked = now
         self._seen = {
             view.name: before[view.name] if view.name in before and before[view.name][0] == view else (view, now)
             for view in views

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from kubeflash.agent.report import is_gone, report_node
+from kubeflash.agent.report import Voice, is_gone, report_node
 from kubeflash.domain.disk import Label
 from kubeflash.domain.steps import CarvePartition, ClaimSsd, RemovePartition
 from kubeflash.kube.events import event
@@ -52,7 +52,7 @@ def test_an_ssd_that_is_away_unreadable_or_another_s_releases_nothing(server):
 def reported(server, before=None):
     """The status that the agent writes, as JSON; None when there is nothing to write."""
     known = before or node("a", 1, [], [])
-    written = report_node(known, server.observe(), {}, {}, plan=[], public_key="key", now=T0)
+    written = report_node(known, server.observe(), {}, {}, plan=[], voice=Voice("key"), now=T0)
     return None if written is None else written.status
 
 

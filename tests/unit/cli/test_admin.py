@@ -18,7 +18,7 @@ from kubeflash.cli import adopt, asking, cluster
 from kubeflash.cli.__main__ import main
 from kubeflash.kube import client as kube
 from kubeflash.kube.errors import Conflict, Forbidden, NotFound, Unreachable
-from support.objects import attachment, gpu_json, node, pool, ssd_json, uid, volume
+from support.objects import T0, attachment, gpu_json, node, pool, ssd_json, uid, volume
 
 ORPHAN = uid(7000)
 UUID = "uuid-a"
@@ -547,6 +547,34 @@ def test_purge_that_was_interrupted_before_the_flashnode_says_all_that_is_lost(c
     assert "serving/was: 100Mi on SSD C-1" in said
     assert "Lost: serving/was." in said
     assert [method for method, _ in client.written] == ["DELETE", "DELETE"]
+
+
+def test_purge_of_one_ssd_waits_until_its_volumes_are_lost_and_takes_its_word_back(capsys, client):
+    client.put(volume("kv", 5, status={"nodeName": "gpu-a", "ssd": "DEAD-1"}))
+    client.put(volume("other", 6, status={"nodeName": "gpu-a", "ssd": "C-1"}))
+    assert "will be asked for" in run(capsys, "purge", "gpu-a", "DEAD-1", "--dry-run")
+    assert client.written == []
+    assert "is not the SSD's id" in run(capsys, "purge", "gpu-a", "DEAD-1", "--confirm", "C-1", status=1)
+
+    def lose(fake: FakeClient) -> None:
+        assert fake.node()["spec"]["lost"] == ["DEAD-1"]
+        status = fake.objects["flashvolumes/serving/kv"]["status"]
+        status.pop("nodeName", None)
+        status["lost"] = {"nodeName": "gpu-a", "ssd": "DEAD-1", "since": T0.isoformat()}
+
+    client.agent = lose
+    said = run(capsys, "purge", "gpu-a", "DEAD-1", "--confirm", "DEAD-1")
+    assert "LOST WILL BE: 1 volume with 100Mi serving/kv" in said
+    assert "Lost: serving/kv." in said
+    assert client.node()["spec"]["lost"] == []
+    assert "nothing waits for it" in run(capsys, "purge", "gpu-a", "A-9", status=1)
+
+
+def test_an_ssd_that_works_is_not_purged(capsys, client):
+    client.put(volume("kv", 5, status={"nodeName": "gpu-a", "ssd": "C-1"}))
+    assert "SSD C-1 of server gpu-a works: it is not lost" in run(
+        capsys, "purge", "gpu-a", "C-1", "--confirm", "C-1", status=1
+    )
 
 
 def test_purge_is_refused(capsys, client):

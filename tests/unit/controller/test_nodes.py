@@ -45,12 +45,14 @@ HAS = [ssd_json("S", 0x13)]
         ([server("a", 1, "uuid-a", HAS, spec={"purge": "uuid-a"})], set(), {}, True),
         ([server("a", 1, "uuid-a", HAS, spec={"purge": "uuid-a"})], {"a"}, {}, False),
         ([server("a", 1, "uuid-a", HAS, spec={"purge": "another"})], set(), {}, False),
-        ([], set(), {}, True),  # nobody claims it: the cluster does not know that server
+        ([], set(), {}, False),  # the cluster does not know that server: it may not have come up yet
+        ([], set(), {"S-1": "uuid-a"}, True),
         ([server("a", 1, "uuid-a", HAS)], set(), {"S-1": "uuid-a"}, True),
         ([server("a", 1, "uuid-a", HAS)], {"a"}, {"S-1": "uuid-a"}, False),  # that one says that it has it
         ([server("a", 1, "uuid-a", HAS)], set(), {"S-1": "uuid-z"}, False),
         ([server("a", 1, "uuid-a", HAS)], set(), {"T-1": "uuid-a"}, False),
         ([server("old", 1, "uuid-a", HAS), server("new", 3, "uuid-a", HAS)], {"new"}, {}, False),
+        ([server("old", 1, "uuid-a", HAS), server("new", 3, "uuid-a", [])], {"new"}, {}, True),  # it was renamed
     ],
 )
 def test_an_ssd_is_taken_over_once_its_server_does_not_have_it_or_an_admin_says_so(others, answering, adopt, taken):

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from kubeflash.api.v1alpha1 import FINALIZER, FlashVolume
+from kubeflash.api.v1alpha1 import FINALIZER, FlashNodeSpec, FlashVolume
 from kubeflash.controller.volumes import reconcile_volume
 from kubeflash.domain.cluster import Cluster
 from kubeflash.domain.names import export_identity
@@ -237,7 +237,7 @@ def test_a_copy_of_a_volume_s_object_does_not_get_its_bytes():
     write = only(copy, snapshot(original, copy))
     assert "nodeName" not in write.status
     assert conditions(write)["Placed"]["reason"] == "IdTaken"
-    assert "serving/v has spec.id" in conditions(write)["Placed"]["message"]
+    assert "serving/v has id" in conditions(write)["Placed"]["message"]
     assert only(original, snapshot(original, copy)).status["nodeName"] == "gpu-a"
 
 
@@ -284,3 +284,71 @@ def test_deletion_on_a_server_that_is_silent_says_so():
     item = carved("v", 10, deleting=True)
     write = only(item, snapshot(item, silent=["gpu-a"]))
     assert conditions(write)["Ready"]["reason"] == "AgentSilent"
+
+
+@pytest.mark.parametrize(
+    ("lost", "there", "silent", "is_lost"),
+    [
+        (["NEAR-1"], False, False, True),
+        (["NEAR-1"], True, False, False),
+        (["NEAR-1"], True, True, True),
+        ([], False, False, False),
+    ],
+)
+def test_an_admin_s_word_that_an_ssd_is_lost_makes_its_volumes_lost_unless_a_server_has_it(
+    lost, there, silent, is_lost
+):
+    item = carved("v", 10)
+    extent = {"id": item.spec.id, "number": 2, "start": 2 << 20, "bytes": 100 << 20}
+    ssds = [FAR_SSD, *([ssd_json("NEAR", 0x13, state="Foreign", volumes=[extent])] if there else [])]
+    snap = snapshot(item, ssds=ssds, silent=["gpu-a"] if silent else [])
+    server = snap.nodes["gpu-a"].model_copy(update={"spec": FlashNodeSpec(lost=lost)})
+    write = only(item, replace(snap, nodes={**snap.nodes, "gpu-a": server}))
+    assert ("lost" in write.status) is is_lost
+    assert ("nodeName" in write.status) is not is_lost
+    if is_lost:
+        assert write.status["lost"]["ssd"] == "NEAR-1"
+        assert conditions(write)["Ready"]["reason"] == "Lost"
+
+
+def test_of_copies_that_were_restored_beside_the_original_nobody_gets_the_bytes():
+    original = volume("v", 10, restored=True)
+    copy = make(FlashVolume, "copy", 11, spec={"pool": "fast", "size": "100Mi", "id": original.spec.id}, age=99)
+    extent = {"id": original.spec.id, "number": 2, "start": 2 << 20, "bytes": 100 << 20}
+    snap = snapshot(original, copy, ssds=[ssd_json("NEAR", 0x13, state="Claimed", volumes=[extent])])
+    for item in (original, copy):
+        write = only(item, snap)
+        assert conditions(write)["Placed"]["reason"] == "IdTaken"
+        assert "nodeName" not in write.status
+
+
+def test_a_lost_volume_keeps_its_id_from_a_copy_until_it_is_deleted():
+    gone = {"nodeName": "gpu-a", "ssd": "NEAR-1", "since": T0.isoformat()}
+    lost = volume("v", 10, restored=True, status={"lost": gone})
+    copy = make(FlashVolume, "copy", 11, spec={"pool": "fast", "size": "100Mi", "id": lost.spec.id})
+    extent = {"id": lost.spec.id, "number": 2, "start": 2 << 20, "bytes": 100 << 20}
+    ssds = [ssd_json("NEAR", 0x13, state="Claimed", volumes=[extent])]
+    assert conditions(only(copy, snapshot(lost, copy, ssds=ssds)))["Placed"]["reason"] == "IdTaken"
+    assert only(copy, snapshot(copy, ssds=ssds)).status["ssd"] == "NEAR-1"
+
+
+def test_a_placement_that_was_made_for_another_id_does_not_stand():
+    status = {"id": uid(7), "nodeName": "gpu-a", "ssd": "NEAR-1", "granted": "100Mi", "grantedBy": ""}
+    thief = volume("thief", 11, status=status)  # spec.id is not the one that the controller chose
+    assert thief.spec.id != uid(7)
+    write = only(thief, snapshot(thief))
+    assert "nodeName" not in write.status
+    assert conditions(write)["Placed"]["reason"] == "NotFound"
+
+
+def test_growth_that_a_former_leader_granted_is_confirmed_by_the_one_that_leads():
+    status = {"granted": "200Mi", "grantedBy": "former", "bytes": 100 << 20}
+    item = carved("v", 10, size="200Mi", status=status)
+    extent = {"id": item.spec.id, "number": 2, "start": 2 << 20, "bytes": 100 << 20}
+    snap = snapshot(item, ssds=[ssd_json("NEAR", 0x13, state="Claimed", volumes=[extent])])
+    write = only(item, replace(snap, leader="me"))
+    assert (write.status["granted"], write.status["grantedBy"]) == ("200Mi", "me")
+    done = carved("v", 10, size="200Mi", status={**status, "bytes": 200 << 20})
+    grown = [{**extent, "bytes": 200 << 20}]
+    settled = replace(snapshot(done, ssds=[ssd_json("NEAR", 0x13, state="Claimed", volumes=grown)]), leader="me")
+    assert only(done, settled).status["grantedBy"] == "former", "what is there needs nobody's word"

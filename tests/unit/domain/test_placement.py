@@ -392,14 +392,15 @@ def test_of_two_objects_with_one_id_the_one_that_has_a_place_has_it_else_the_old
         refused = settle(younger, fresh(found))
         assert isinstance(refused, Refusal)
         assert refused.reason == "IdTaken"
-    status = {"nodeName": "s0", "ssd": "A-1"}
+    found = {"type": "Placed", "status": "True", "reason": "Found", "lastTransitionTime": T0.isoformat()}
+    status = {"nodeName": "s0", "ssd": "A-1", "conditions": [found]}
     placed = make(FlashVolume, "new", 2, spec=older.spec.to_json(), status=status, age=1)
     refused = settle(older, cluster(servers, older, placed))
     assert isinstance(refused, Refusal)
     assert refused.reason == "IdTaken"
 
 
-def test_a_lost_volume_is_placed_nowhere_and_stands_in_nobody_s_way():
+def test_a_lost_volume_is_placed_nowhere_and_keeps_its_id_until_it_is_deleted():
     lost = {"nodeName": "gone", "ssd": "A-1", "since": T0.isoformat()}
     gone = volume("v", 9, status={"lost": lost})
     adopted = make(FlashVolume, "again", 10, spec=gone.spec.to_json())
@@ -407,7 +408,10 @@ def test_a_lost_volume_is_placed_nowhere_and_stands_in_nobody_s_way():
     refused = settle(gone, cluster(servers, gone, adopted))
     assert isinstance(refused, Refusal)
     assert refused.reason == "Lost"
-    found = settle(adopted, cluster(servers, gone, adopted))
+    refused = settle(adopted, cluster(servers, gone, adopted))
+    assert isinstance(refused, Refusal)
+    assert "it is lost: delete it first" in refused.message
+    found = settle(adopted, cluster(servers, adopted))
     assert isinstance(found, Placement)
     assert found.reason == "Found"
 

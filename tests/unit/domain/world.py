@@ -17,7 +17,15 @@ from unittest import mock
 from uuid import UUID
 
 from kubeflash.agent.process import GIVE_UP
-from kubeflash.agent.report import VolumeState, report_attachment, report_node, report_plan, report_ssds, report_volume
+from kubeflash.agent.report import (
+    Voice,
+    VolumeState,
+    report_attachment,
+    report_node,
+    report_plan,
+    report_ssds,
+    report_volume,
+)
 from kubeflash.agent.wishes import admin_requests, selected_by, volume_wishes
 from kubeflash.api.v1alpha1 import FlashAttachment, FlashNode, FlashPool, FlashVolume, Resource
 from kubeflash.controller.attachments import reconcile_attachment
@@ -286,6 +294,9 @@ class World:
             case steps.TakeOver(old=old):
                 assert disk.label == old
                 assert old.cluster_id == owner.cluster_id
+            case steps.RepairTable():  # also of an SSD that has just moved in
+                assert disk.label is not None
+                assert (disk.label.cluster_id, disk.label.ssd) == (owner.cluster_id, owner.ssd)
             case _:
                 assert is_ours(disk, owner), f"{step.describe()}: {verdict}"
 
@@ -512,7 +523,7 @@ class World:
         known = {item.spec.id: item.key for item in volumes if item.spec.id}
         ahead = report_plan(plan.steps, plan.denied, jobs)
         node = self.api.of(FlashNode)[name]
-        writes = [report_node(node, observation, selected, known, plan=ahead, public_key="k", now=self.now)]
+        writes = [report_node(node, observation, selected, known, plan=ahead, voice=Voice("k"), now=self.now)]
         for item in volumes:
             state = VolumeState(
                 refused=plan.refused.get(item.key, ""),

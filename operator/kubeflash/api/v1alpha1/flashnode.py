@@ -51,6 +51,12 @@ class FlashNodeSpec(Model):
         max_length=64,
     )
 
+    lost: list[Word] = Field(
+        default=[],
+        description="Ids of SSDs that are lost for good: broken, or thrown away. Their volumes become Lost; see "
+        "kubectl flash purge. An SSD that works is not lost.",
+        max_length=256,
+    )
     paused: bool = Field(
         default=False,
         description="The agent goes on observing and reporting, and changes nothing on the server.",
@@ -338,7 +344,7 @@ class PlannedStep(Model):
 
 
 class FlashNodeStatus(Model):
-    """What the agent found; written by the agent alone."""
+    """What the agent found and does; `moved`, and what the agent cannot know of itself, are the controller's."""
 
     observed_generation: int = Field(default=0, description="The metadata.generation acted upon.", ge=0)
     system_uuid: str = Field(

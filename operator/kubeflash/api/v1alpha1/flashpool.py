@@ -146,7 +146,10 @@ class DrainingSsd(Model):
     node: str = Field(description="Name of the FlashNode.")
     ssd: str = Field(description="Id of the SSD.")
     reason: str = Field(description="Why it gets no new volumes.")
-    volumes: list[str] = Field(default=[], description="The volumes that hold it, as namespace/name.")
+    volumes: list[str] = Field(
+        default=[], description="The first of the volumes that hold it, as namespace/name.", max_length=16
+    )
+    count: int = Field(default=0, description="Number of volumes that hold it.", ge=0)
 
 
 class NamespaceUse(Model):
@@ -177,21 +180,25 @@ class FlashPoolStatus(Model):
     nodes: list[PoolNode] = Field(
         default=[],
         description="Servers with usable SSDs.",
+        max_length=1000,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     refused: list[RefusedSsd] = Field(
         default=[],
         description="Selected SSDs that are not used, each with its reason.",
+        max_length=1000,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["node", "ssd"]},
     )
     draining: list[DrainingSsd] = Field(
         default=[],
         description="SSDs that are not selected any more, and are kept until their volumes are gone.",
+        max_length=1000,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["node", "ssd"]},
     )
     namespaces: list[NamespaceUse] = Field(
         default=[],
         description="What each namespace has of the pool.",
+        max_length=1000,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     conditions: ConditionList = CONDITIONS

@@ -163,6 +163,12 @@ class FlashVolume(Resource):
                 "near is immutable: make another volume and copy the data",
             ),
             Rule(
+                (),
+                "!has(self.spec.id) || has(oldSelf.spec.id) || !has(oldSelf.status) || !has(oldSelf.status.id)"
+                " || self.spec.id == oldSelf.status.id",
+                "id is given by the controller, which has chosen one already; give yours when you create the volume",
+            ),
+            Rule(
                 ("spec",),
                 "!has(oldSelf.id) || (has(self.id) && self.id == oldSelf.id)",
                 "id is the volume's identity on the disk and never changes once set",
