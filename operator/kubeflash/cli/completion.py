@@ -35,9 +35,9 @@ _ASKED = {"-n": "namespaces", "--namespace": "namespaces", "--pool": "flashpools
 """Options whose values kubectl knows."""
 _FREE = ("--gpu", "--context", "--title", "--name", "--confirm", "--timeout")
 """Options whose values nobody offers; a confirmation is to be typed."""
-_SECOND = ("why", "wipe", "adopt", "purge")
+_SECOND = ("why", "wipe", "adopt")
 """Commands with a second word, which is something of the server that the first one names."""
-_MOST = {"purge": 2}
+_MOST = {"purge": 1}
 _NO_FILES = ":4"  # cobra's ShellCompDirectiveNoFileComp
 _FILES_TOO = ":0"
 _SECONDS = "2s"

@@ -165,6 +165,7 @@ def wiped(client: FakeClient) -> None:
     for ssd in found["status"]["ssds"]:
         if ssd["id"] in asked.get("ssds", {}):
             ssd.update(state="Blank", reason="")
+            ssd.pop("fingerprint", None)
         ssd["volumes"] = [item for item in ssd.get("volumes", []) if item["id"] not in asked.get("orphans", {})]
     found["status"]["observedGeneration"] = found["metadata"]["generation"]
 
@@ -508,7 +509,11 @@ def gone(client: FakeClient) -> None:
 
 
 def purged(client: FakeClient) -> None:
-    client.node()["status"]["conditions"].append({**ready(), "type": "Purged"})
+    for key, item in client.objects.items():
+        if key.startswith("flashvolumes/") and item["status"].pop("nodeName", None):
+            item["status"]["lost"] = {"nodeName": "gpu-a", "ssd": item["status"].pop("ssd"), "since": T0.isoformat()}
+    if "flashnodes//gpu-a" in client.objects:
+        client.node()["status"]["conditions"].append({**ready(), "type": "Purged"})
 
 
 def test_purge_waits_and_deletes_flashnode_and_lease(capsys, client):
@@ -556,8 +561,11 @@ def test_purge_of_one_ssd_waits_until_its_volumes_are_lost_and_takes_its_word_ba
     assert client.written == []
     assert "is not the SSD's id" in run(capsys, "purge", "gpu-a", "DEAD-1", "--confirm", "C-1", status=1)
 
+    told: list[str] = []
+
     def lose(fake: FakeClient) -> None:
-        assert fake.node()["spec"]["lost"] == ["DEAD-1"]
+        if fake.node()["spec"]["lost"] == ["DEAD-1"]:
+            told.append("DEAD-1")
         status = fake.objects["flashvolumes/serving/kv"]["status"]
         status.pop("nodeName", None)
         status["lost"] = {"nodeName": "gpu-a", "ssd": "DEAD-1", "since": T0.isoformat()}
@@ -566,7 +574,8 @@ def test_purge_of_one_ssd_waits_until_its_volumes_are_lost_and_takes_its_word_ba
     said = run(capsys, "purge", "gpu-a", "DEAD-1", "--confirm", "DEAD-1")
     assert "LOST WILL BE: 1 volume with 100Mi serving/kv" in said
     assert "Lost: serving/kv." in said
-    assert client.node()["spec"]["lost"] == []
+    assert told == ["DEAD-1"]
+    assert client.node()["spec"]["lost"] == [], "the word is taken back"
     assert "nothing waits for it" in run(capsys, "purge", "gpu-a", "A-9", status=1)
 
 
