@@ -375,7 +375,7 @@ def test_purge_of_a_server_and_its_return(fleet, simulation, objects):
         assert condition(lost, "Ready")["reason"] == "Lost"
         assert lost["status"]["lost"]["nodeName"] == "srv-y"
         why = flat(fleet.flash("why", "volume", "gone", "-n", NAMESPACE))
-        assert why.startswith("serving/gone: not Ready: Lost: server srv-y with SSD YA-1 was declared lost for good")
+        assert why.startswith("serving/gone: not Ready: Lost: SSD YA-1 of server srv-y was declared lost for good")
         fleet.kubectl("delete", "flashattachment", "gone-on-x", "-n", NAMESPACE, "--timeout=30s")
         assert "there is no FlashNode srv-y" in refused(fleet, "purge", "srv-y", "--confirm", "uuid-of-srv-y")
 

@@ -213,9 +213,10 @@ def test_of_a_frozen_controller_no_stale_placement_is_carved(fleet, simulation, 
             # The last SSD space is taken by the new leader; then what the old one had decided before it froze arrives.
             fleet.apply(volume("fills", "700Mi", pool="frozen"))
             fleet.wait_ready("flashvolume", "fills")
-            stale = client.create(FlashVolume.info, volume("stale", "16Mi", pool="frozen"), NAMESPACE)
-            resource = FlashVolume.from_json(stale)
-            ident = "5ca1e000-0000-4000-8000-000000000001"
+            fleet.apply(volume("stale", "16Mi", pool="frozen"))
+            full = lambda it: reason(it) == "NoSpace" and "id" in it["spec"]  # noqa: E731
+            ident = fleet.wait("flashvolume", "stale", full, timeout=30)["spec"]["id"]
+            resource = FlashVolume.from_json(client.get(FlashVolume.info, "stale", NAMESPACE))
             client.apply_status(
                 resource,
                 {
@@ -232,8 +233,9 @@ def test_of_a_frozen_controller_no_stale_placement_is_carved(fleet, simulation, 
             os.kill(first.pid, signal.SIGCONT)
         lost = lambda: "leadership is lost" in first.log_file.read_text()  # noqa: E731
         wait_until("the first one sees that it does not lead", lost, timeout=30)
-        unplaced = lambda it: reason(it) == "NoSpace" and "nodeName" not in it["status"]  # noqa: E731
-        fleet.wait("flashvolume", "stale", unplaced, timeout=30)
+        # Full by the leader's own ledger, or refused by the server that was asked to: nowhere, in either case.
+        nowhere = lambda it: reason(it) in ("NoSpace", "NoSuitableSSD") and "nodeName" not in it["status"]  # noqa: E731
+        fleet.wait("flashvolume", "stale", nowhere, timeout=30)
         assert ident not in carved(simulation)
         history = simulation.servers["life-a"].history
         done = [step.subject for step in history if isinstance(step, steps.CarvePartition)]

@@ -242,11 +242,12 @@ class Agent:
     async def _pass(self, node: FlashNode) -> float:
         await self._look_for_former()
         for number in range(ROUNDS):
+            busy = self.jobs.busy  # what ends while the server is looked at is still seen as it was before
             observation = await self._observe()
             plan = await self._confirmed(observation)
             if self._wants_thorough(plan):
                 continue
-            if number == ROUNDS - 1 or node.spec.paused or not await self._record_and_apply(plan, observation):
+            if number == ROUNDS - 1 or node.spec.paused or not await self._record_and_apply(plan, observation, busy):
                 break
         await self._report(node, observation, plan)
         return self._next(plan, paused=node.spec.paused)
@@ -344,8 +345,11 @@ class Agent:
         attachments = self.feed.of(FlashAttachment).values()
         return frozenset(item.status.volume_id for item in attachments if item.deleting and item.status.volume_id)
 
-    async def _record_and_apply(self, plan: Plan, observation: Observation) -> bool:
-        """Records port numbers first; then begins the steps that need no record. Whether any was begun."""
+    async def _record_and_apply(self, plan: Plan, observation: Observation, busy: frozenset[str]) -> bool:
+        """Records port numbers first; then begins the steps that need no record. Whether any was begun.
+
+        Of a group that was `busy` when the server was looked at nothing is begun: the plan may be of what was before.
+        """
         for volume in self._volumes():
             if any(owner == volume.key for owner, _ in plan.export.records):
                 await self._report_volume(volume, observation, plan)
@@ -355,7 +359,7 @@ class Agent:
             log.warning("nothing is taken down or wiped: %s", doubt)
         wanted = {volume.spec.id for volume in self._volumes() if volume.spec.id}
         self.jobs.forget_all_but({*wanted, *(name for step in plan.steps for name in (step.subject, step.group))})
-        due = self.jobs.due(steps)
+        due = self.jobs.due(step for step in steps if step.group not in busy)
         begun = await self.jobs.run(due, PATIENCE)
         sizes = self._exported_bytes(observation)
         looked = {step.nqn for step in due if isinstance(step, RevalidateNamespace)}
