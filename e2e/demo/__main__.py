@@ -6,6 +6,7 @@ Nothing is pretended: every figure printed is read back from the API server or f
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import textwrap
@@ -39,7 +40,7 @@ What to try next, with DEMO_KEEP=1 make demo, from another terminal:
     kubectl flash topology             the servers' PCIe trees, pairs and faults
     kubectl explain flashvolume.spec   every field is explained
     kubectl describe flashpool fast    each refused SSD with its reason
-    kubectl flash wipe gpu-a KFA0-1 --dry-run   what is on an SSD, and what wiping it would lose
+    kubectl flash wipe gpu-a KFSYS-1 --dry-run  what is on an SSD, and why it is not wiped
     kubectl flash purge gpu-b --dry-run         what it would mean if a server were lost for good
   make lab-shell SERVER=gpu-a          a console on a server: lspci -tv, lsblk, nvme list
   make lab-down                        ends it all
@@ -79,7 +80,7 @@ class Demo:
 
     def kubectl(self, *words: str) -> None:
         """Shows a kubectl command and what it prints."""
-        print(f"   {GREEN}$ kubectl {' '.join(words)}{RESET}", flush=True)
+        print(f"   {GREEN}$ {shlex.join(['kubectl', *words])}{RESET}", flush=True)
         self.say(self.fleet.kubectl(*words))
 
     def flash(self, *words: str) -> None:
@@ -106,7 +107,7 @@ class Demo:
         (own_mib, own_iops), (raw_mib, raw_iops) = self.fio(server, device), self.fio(server, raw)
         ratios = f"{own_mib / raw_mib:.2f} of the bandwidth, {own_iops / raw_iops:.2f} of the IOPS"
         self.say(
-            f"the volume beside the raw device: {ratios}; a partition is the kernel's own, nothing is in its way\n"
+            f"the volume beside the raw device: {ratios} (noisy here); a partition is the kernel's own\n"
             "(an emulated SSD has no PCIe link to hold it up: the GB/s of the pairs are what such links would give)"
         )
 

@@ -212,9 +212,10 @@ class Observer:
     def _examined(self, view: DiskView, device: Path, *, thorough: bool) -> DiskView:
         """What is on a disk that is not KubeFlash's."""
         more = {"edge": blank.THOROUGH_EDGE, "samples": blank.THOROUGH_SAMPLES} if thorough else {}
-        findings = blank.examine(self._root, device, **more).findings
-        print_ = blank.fingerprint(device) if findings else ""
-        return replace(view, findings=findings, thorough=thorough, fingerprint=print_)
+        found = blank.examine(self._root, device, **more)
+        print_ = "" if found.blank else blank.fingerprint(device)
+        held = "; ".join(found.held)
+        return replace(view, findings=found.findings, held=held, thorough=thorough, fingerprint=print_)
 
     @staticmethod
     def _partitions(

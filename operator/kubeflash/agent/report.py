@@ -101,6 +101,7 @@ def _ssd(ssd: NvmeSsd, observation: Observation, selection: Selection | None, kn
         reason=verdict.reason,
         labelled=labelled(disk, owner),
         failing="; ".join(_failing(ssd.id, observation)),
+        held=disk.held,
         fingerprint=disk.fingerprint or None,
         pool=selection.pool if selection is not None else None,
         health=health.lasting if health is not None else None,

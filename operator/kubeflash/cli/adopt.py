@@ -15,7 +15,7 @@ from kubeflash.cli.terminal import Terminal
 from kubeflash.cli.text import count
 from kubeflash.domain.conditions import find, holds
 from kubeflash.domain.placement import Refusal, consider
-from kubeflash.kube.errors import Conflict, Forbidden
+from kubeflash.kube.errors import Conflict, Forbidden, NotFound
 from kubeflash.topology.faults import short
 
 if TYPE_CHECKING:
@@ -120,6 +120,8 @@ def _list(options: argparse.Namespace, client: Client) -> str:
 
 
 def _adopt_orphan(options: argparse.Namespace, client: Client, node: FlashNode, ssd: Ssd, extent: Extent) -> str:
+    from kubeflash.kube.client import path_of  # noqa: PLC0415  a second that no dump needs
+
     name = node.metadata.name
     if node.spec.wipe is not None and extent.id in node.spec.wipe.orphans:
         raise NotDone(
@@ -165,12 +167,15 @@ def _adopt_orphan(options: argparse.Namespace, client: Client, node: FlashNode, 
     if isinstance(outcome, Refusal):
         raise NotDone(f"FlashVolume {key} would not be placed: {outcome.message}")
     said = f"FlashVolume {key} of {human_bytes(extent.bytes)} in pool {pool}, with the data on SSD {ssd.id} of {name}"
-    if options.dry_run:
-        return f"Dry run: nothing was made. It would be {said}.\n"
     try:
+        if options.dry_run:
+            client.call("POST", path_of(FlashVolume.info, options.namespace), body=body, query={"dryRun": "All"})
+            return f"Dry run: nothing was made. It would be {said}.\n"
         client.create(FlashVolume.info, body, options.namespace)
     except Conflict as error:
         raise NotDone(f"there is a FlashVolume {key} already: choose another --name") from error
+    except NotFound as error:
+        raise NotDone(f"there is no namespace {options.namespace}") from error
     refused_since: list[float] = []
 
     def look() -> str:

@@ -45,7 +45,12 @@ def run(options: argparse.Namespace, client: Client) -> str:
     attachments = cluster.keyed(FlashAttachment, client.list(FlashAttachment.info))
     say(show(node, volumes.values(), attachments.values(), terminal))
     uuid = node.status.system_uuid
-    _refuse_if_it_answers(client, node)
+    try:
+        _refuse_if_it_answers(client, node)
+    except NotDone as error:
+        if options.dry_run:
+            return f"Dry run: nothing was changed. As it is now it would be refused: {error}.\n"
+        raise
     if not uuid:
         raise NotDone(f"no agent ever told the system UUID of server {name}: kubectl delete flashnode {name}")
     if options.dry_run:

@@ -95,8 +95,13 @@ def may_wipe_ssd(node: FlashNode, ssd: Ssd, volumes: Mapping[str, FlashVolume]) 
     """
     holds = _volumes_on(node, ssd, volumes)
     if holds:
-        names = cluster.called(holds)
-        raise NotDone(f"SSD {ssd.id} holds FlashVolumes {names}: kubectl delete flashvolume them first")
+        first = holds[0].metadata
+        raise NotDone(
+            f"SSD {ssd.id} holds FlashVolumes {cluster.called(holds)}: delete them first, such as kubectl delete "
+            f"flashvolume -n {first.namespace} {first.name}"
+        )
+    if ssd.held:
+        raise NotDone(f"SSD {ssd.id} is {ssd.held}, on server {node.metadata.name}: end that first, it is not wiped")
     if ssd.fingerprint is None:
         raise NotDone(f"it cannot be told what is on SSD {ssd.id}, it is not wiped: {ssd.reason or 'it was not read'}")
 

@@ -30,6 +30,8 @@ _NEWS = (
     _News("Placed", "True", "Moved", "Warning", "Follow"),
     _News("Placed", "True", "Found", "Normal", "Adopt"),
     _News("Resized", "True", "", "Normal", "Grow"),
+    _News("Resized", "False", "NoSpace", "Warning", "Grow"),
+    _News("Resized", "False", "QuotaExceeded", "Warning", "Grow"),
     _News("Healthy", "False", "", "Warning", "Look"),
     _News("Healthy", "True", "", "Normal", "Look"),
 )

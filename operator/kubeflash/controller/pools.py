@@ -44,7 +44,8 @@ def _ready(view: PoolView, volumes: list[str]) -> Finding:
         words = f"{len(view.draining)} SSDs are kept only until their volumes are gone: {held}"
         return true("Ready", "Draining", words)
     if view.refused:
-        return true("Ready", "SomeRefused", f"{len(view.refused)} selected SSDs are not used: {first}{more}")
+        many = f"{len(view.refused)} selected SSDs are" if len(view.refused) > 1 else "1 selected SSD is"
+        return true("Ready", "SomeRefused", f"{many} not used: {first}{more}")
     return true("Ready", "Usable")
 
 

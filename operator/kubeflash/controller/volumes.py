@@ -75,6 +75,10 @@ def _ready(volume: FlashVolume, status: FlashVolumeStatus, findings: list[Findin
         return true("Ready", "Carved")
     if status.node_name not in cluster.answering:
         return false("Ready", "AgentSilent", f"the agent on server {status.node_name} does not answer")
+    node = cluster.nodes.get(status.node_name)
+    if node is not None and node.spec.paused:
+        words = f"server {status.node_name} is paused (spec.paused of its FlashNode): nothing is changed on it"
+        return false("Ready", "Paused", words)
     if carved is None or status.node_name != volume.status.node_name or carved.reason == "Released":
         return false("Ready", "Carving", "its server has not carved it yet")
     return false("Ready", carved.reason, carved.message)

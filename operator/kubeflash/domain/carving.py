@@ -55,6 +55,7 @@ class DiskView:
         thorough: how it was found blank: by more samples and longer ends, as of an SSD that nobody named.
         fingerprint: stands for what is on it; empty of a blank one, and of what cannot be read.
         read_only: whether the kernel lets nobody write to it.
+        held: who uses it, of one that is not blank; empty for nobody, and when nobody looked.
     """
 
     ssd: str
@@ -68,6 +69,7 @@ class DiskView:
     thorough: bool = False
     fingerprint: str = ""
     read_only: bool = False
+    held: str = ""
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,8 @@ def judge(disk: DiskView, owner: Label) -> Verdict:
     )
     if table is None or not labels:
         if disk.findings:
-            return Verdict(SsdState.FOREIGN, f"not blank: {'; '.join(disk.findings)} ({WAY_OUT})")
+            way = "it is in use: left alone" if disk.held else WAY_OUT
+            return Verdict(SsdState.FOREIGN, f"not blank: {'; '.join(disk.findings)} ({way})")
         return Verdict(SsdState.BLANK)
     if disk.label is None:
         return Verdict(
@@ -481,6 +484,8 @@ class _Disk:
             return False  # it is done, or there was nothing to do
         if volumes:
             self._to.denied[disk.ssd] = f"it holds volumes {', '.join(volumes)}: delete them first"
+        elif disk.held:
+            self._to.denied[disk.ssd] = f"it is {disk.held}: end that first"
         elif not disk.fingerprint:
             self._to.denied[disk.ssd] = f"it cannot be told what is on it: {self._verdict.reason}"
         elif disk.fingerprint != shown:

@@ -187,10 +187,16 @@ def _may_use(volume: FlashVolume, pool: FlashPool | None, cluster: Cluster) -> R
         known = ", ".join(sorted(cluster.pools)) or "none"
         return Refusal("PoolNotFound", f"there is no FlashPool {volume.spec.pool}; there are: {known}")
     if pool.deleting:
-        return Refusal("PoolDeleting", f"FlashPool {pool.metadata.name} is being deleted")
+        return Refusal("PoolDeleting", f"FlashPool {pool.metadata.name} is being deleted: take another")
     namespace = volume.metadata.namespace or ""
     labels = cluster.namespace_labels.get(namespace, {})
     if not allows(pool, namespace, labels, cluster.own_namespace):
+        if pool.spec.allowed_namespaces is None:
+            return Refusal(
+                "NamespaceNotAllowed",
+                f"FlashPool {pool.metadata.name} has no spec.allowedNamespaces: only namespace {cluster.own_namespace} "
+                "may have volumes of it; an admin sets that, and {} is all namespaces",
+            )
         return Refusal(
             "NamespaceNotAllowed",
             f"FlashPool {pool.metadata.name} does not allow namespace {namespace}: an admin can add it by a label that "
@@ -209,9 +215,9 @@ def _over_quota(volume: FlashVolume, pool: FlashPool, cluster: Cluster, wanted: 
         return None
     return Refusal(
         "QuotaExceeded",
-        f"namespace {namespace} has {format_quantity(used)} of pool {pool.metadata.name}, and may have {limit}: "
-        f"{format_quantity(wanted)} for this volume is too much; delete volumes (their bytes count until they are "
-        "wiped), or have an admin raise spec.quota.perNamespace",
+        f"other volumes of namespace {namespace} have {format_quantity(used)} of pool {pool.metadata.name}, and all "
+        f"may have {limit}: {format_quantity(wanted)} for this volume is too much; delete volumes (their bytes count "
+        "until they are wiped), or have an admin raise spec.quota.perNamespace",
     )
 
 
@@ -427,14 +433,17 @@ def _no_room(volume: FlashVolume, sieve: _Sieve) -> Refusal | None:
     """Marks the SSDs that are too full; why none is taken when none is left."""
     if not sieve.left:
         return Refusal("NoSuitableSSD", f"{'; '.join(sieve.said)}; kubectl flash why volume says it for each SSD")
-    needed = align_up(volume.spec.size)
-    largest = max(candidate.item.largest for candidate in sieve.left)
-    for candidate in sieve.left:
+    needed, fitting = align_up(volume.spec.size), sieve.left
+    largest = max(candidate.item.largest for candidate in fitting)
+    for candidate in fitting:
         if candidate.item.largest < needed:
             candidate.why_not = f"its largest free extent is {human_bytes(candidate.item.largest)} < {volume.spec.size}"
     if sieve.left:
         return None
     said = [*sieve.said, f"largest free extent {human_bytes(largest)} < {volume.spec.size}"]
+    if needed > (whole := max(candidate.item.capacity for candidate in fitting)):
+        said.append(f"none of these SSDs can hold more than {human_bytes(whole)}, even when it is empty")
+        return Refusal("NoSpace", f"{'; '.join(said)}; make it smaller, or give the pool larger SSDs")
     return Refusal("NoSpace", f"{'; '.join(said)}; make it smaller, release volumes, or give the pool more SSDs")
 
 

@@ -139,6 +139,8 @@ class _Pool:
         self._draining: list[DrainingSsd] = []
         self._own: set[Place] = set()
         self._seen: set[str] = set()
+        self._ids: dict[str, str] = {}
+        self._serials: dict[str, str] = {}
 
     def look(
         self,
@@ -153,6 +155,7 @@ class _Pool:
         """Looks at one SSD of one server; `owner` is the pool that it belongs to."""
         pool, name = self._pool, self._pool.metadata.name
         named = names(pool.spec.ssds, ssd)
+        self._ids[ssd.id], self._serials[ssd.serial] = ssd.serial, ssd.id
         self._seen.update((ssd.serial, ssd.id) if named else ())
         own = owner is not None and owner.metadata.name == name
         if own:
@@ -185,23 +188,25 @@ class _Pool:
         if why is not None:
             return why
         other = owner.metadata.name if owner is not None else "another"
-        return f"pool {other} selects it too and is older; take it out of one of them"
+        why = f"pool {other} selects it too and is older; take it out of one of them"
+        return f"{why}; and {ssd.reason}" if ssd.state == "Foreign" else why
 
     def _refuse(self, node: str, ssd: Ssd, reason: str) -> None:
         self._refused.append(RefusedSsd(node=node, ssd=ssd.id, reason=reason))
+
+    def _unknown(self, name: str) -> str:
+        """Why a serial or an id that the pool names selects nothing."""
+        if name in self._ids:
+            return f"it is an SSD's id: name it in spec.ssds.ids, or by its serial, {self._ids[name]}"
+        if name in self._serials:
+            return f"it is an SSD's serial: name it in spec.ssds.serials, or by its id, {self._serials[name]}"
+        return "no server has such an SSD: compare with kubectl get flashnodes -o yaml, status.ssds"
 
     def view(self) -> PoolView:
         """What was found."""
         wanted = self._pool.spec.ssds
         missing = [name for name in (*wanted.serials, *wanted.ids) if name not in self._seen]
-        self._refused += [
-            RefusedSsd(
-                node="",
-                ssd=name,
-                reason="no server has such an SSD: compare with kubectl get flashnodes -o yaml, status.ssds",
-            )
-            for name in dict.fromkeys(missing)
-        ]
+        self._refused += [RefusedSsd(node="", ssd=name, reason=self._unknown(name)) for name in dict.fromkeys(missing)]
         return PoolView(
             self._pool, tuple(self._usable), tuple(self._refused), tuple(self._draining), frozenset(self._own)
         )

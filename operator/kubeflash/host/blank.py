@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubeflash.api.quantity import human_bytes
 from kubeflash.host.blockdev import BLOCK, DirectDevice, all_zero, size_bytes, sysfs_folder
 from kubeflash.host.commands import run
 from kubeflash.host.errors import HostError
@@ -33,9 +34,15 @@ _LIMIT = 60.0  # seconds for wipefs or blkid
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found on a disk. It is blank when there are no findings; each says what is there."""
+    """What was found on a disk. It is blank when there are no findings; each says what is there.
+
+    Attributes:
+        findings: all of it.
+        held: those of them that say who uses the disk.
+    """
 
     findings: tuple[str, ...]
+    held: tuple[str, ...] = ()
 
     @property
     def blank(self) -> bool:
@@ -52,12 +59,13 @@ def examine(root: HostRoot, device: Path, *, edge: int = MIB, samples: int = SAM
         edge: bytes at each end that must be zero, a multiple of 4096; a disk of less than two edges is read wholly.
         samples: number of blocks of 4096 bytes in between that must be zero, spread over the disk at random.
     """
-    findings: list[str] = []
-    for check in (_size, _partitions, _held, _wipefs, _blkid):
+    held = _guarded(_held, root, device)
+    findings = [*_guarded(_size, root, device), *_guarded(_partitions, root, device), *held]
+    for check in (_wipefs, _blkid):
         findings += _guarded(check, root, device)
     if not findings:  # reading says more only about what the others know nothing of
         findings += _guarded(lambda _, path: _content(path, edge, samples), root, device)
-    return Examination(tuple(dict.fromkeys(findings)))
+    return Examination(tuple(dict.fromkeys(findings)), tuple(held))
 
 
 def held_findings(root: HostRoot, device: Path) -> tuple[str, ...]:
@@ -83,7 +91,7 @@ def _size(root: HostRoot, device: Path) -> Iterator[str]:
 def _partitions(root: HostRoot, device: Path) -> Iterator[str]:
     for part in kernel_partitions(root, device.name):
         name = f' "{part.name}"' if part.name else ""
-        yield f"partition {part.device}{name} of {part.bytes} bytes"
+        yield f"partition {part.device}{name} of {human_bytes(part.bytes)}"
 
 
 def _held(root: HostRoot, device: Path) -> Iterator[str]:

@@ -228,6 +228,11 @@ REFUSED: dict[str, tuple[Callable[[FakeClient], object], tuple[str, ...], str]] 
         ("F", "--confirm", "F"),
         "it cannot be told what is on SSD F-1, it is not wiped: not blank: ext4",
     ),
+    "one that is in use": (
+        lambda c: c.node()["status"]["ssds"][0].update(held="mounted at /mnt"),
+        ("F", "--dry-run"),
+        "SSD F-1 is mounted at /mnt, on server gpu-a: end that first, it is not wiped",
+    ),
     "a volume by id, on no server": (
         lambda c: c.put(volume("kv", 5, spec={"id": ORPHAN})),
         ("C", "--confirm", "C"),
@@ -434,11 +439,11 @@ ADOPT_REFUSED: dict[str, tuple[Callable[[FakeClient], object], str]] = {
     "a volume has it": (lambda c: c.put(volume("kv", 5, spec={"id": ORPHAN})), "FlashVolume serving/kv has id"),
     "the name is taken": (lambda c: c.put(volume("again", 6)), "there is a FlashVolume serving/again already"),
     "no pool": (lambda c: c.node()["status"]["ssds"][1].pop("pool"), "no pool selects SSD C-1"),
-    "a closed pool": (closed, "would not be placed: FlashPool fast does not allow namespace serving"),
+    "a closed pool": (closed, "would not be placed: FlashPool fast has no spec.allowedNamespaces"),
     "a silent agent": (lambda c: c.lease("agent-gpu-a", age=900), "would not become Ready"),
     "quota": (
         lambda c: c.objects["flashpools//fast"]["spec"].update(quota={"perNamespace": "1Mi"}),
-        "would not be placed: namespace serving has 0 of pool fast, and may have 1Mi",
+        "would not be placed: other volumes of namespace serving have 0 of pool fast, and all may have 1Mi",
     ),
 }
 

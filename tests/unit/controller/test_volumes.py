@@ -100,7 +100,7 @@ FOREIGN = ssd_json("NEAR", 0x13, state="Foreign", reason="not blank: ext4 file s
         ),
         ({"near": {"node": "gpu-b"}}, {}, "NoSuitableSSD", "0 on server gpu-b"),
         ({}, {"ssds": [FOREIGN]}, "PoolEmpty", "kubectl describe flashpool fast"),
-        ({}, {"pools": [pool("fast", 3, "NEAR", allowedNamespaces=None)]}, "NamespaceNotAllowed", "namespace serving"),
+        ({}, {"pools": [pool("fast", 3, "NEAR", allowedNamespaces=None)]}, "NamespaceNotAllowed", "only namespace k"),
         ({}, {"silent": ["gpu-a"]}, "NoSuitableSSD", "0 on servers whose agent answers"),
     ],
 )
@@ -352,3 +352,11 @@ def test_growth_that_a_former_leader_granted_is_confirmed_by_the_one_that_leads(
     grown = [{**extent, "bytes": 200 << 20}]
     settled = replace(snapshot(done, ssds=[ssd_json("NEAR", 0x13, state="Claimed", volumes=grown)]), leader="me")
     assert only(done, settled).status["grantedBy"] == "former", "what is there needs nobody's word"
+
+
+def test_a_volume_on_a_paused_server_says_that_it_is_paused():
+    item = volume("v", 10, status={"nodeName": "gpu-a", "ssd": "NEAR-1", "grantedBy": ""})
+    snap = snapshot(item)
+    server = snap.nodes["gpu-a"].model_copy(update={"spec": FlashNodeSpec(paused=True)})
+    write = only(item, replace(snap, nodes={**snap.nodes, "gpu-a": server}))
+    assert conditions(write)["Ready"]["reason"] == "Paused"

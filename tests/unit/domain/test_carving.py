@@ -390,3 +390,11 @@ def test_a_volume_grows_into_the_free_space_behind_it(others, reserve, wanted, w
     else:
         assert found.steps == ()
         assert words in found.cramped["ns/v1"]
+
+
+def test_an_ssd_that_is_in_use_is_not_wiped_and_its_reason_does_not_offer_it():
+    used = replace(blank(), findings=("mounted at /mnt",), held="mounted at /mnt", fingerprint="f")
+    assert "in use: left alone" in judge(used, OWNER).reason
+    found = plan_volumes({used.ssd: used}, {used.ssd: OWNER}, {}, [], Requests(wipe_ssds={used.ssd: "f"}))
+    assert found.steps == ()
+    assert found.denied == {used.ssd: "it is mounted at /mnt: end that first"}

@@ -247,3 +247,17 @@ def test_a_pool_is_held_by_the_volumes_that_have_bytes_of_it():
     waiting = volume("w", 11)
     other = volume("o", 12, pool="other", status={"nodeName": "s0", "ssd": "A-1"})
     assert holding(pool("fast", 1, "A"), [waiting, V, other]) == ["serving/v"]
+
+
+@pytest.mark.parametrize(
+    ("ssds", "words"),
+    [
+        ({"serials": ["A-1"]}, "it is an SSD's id: name it in spec.ssds.ids, or by its serial, A"),
+        ({"ids": ["A"]}, "it is an SSD's serial: name it in spec.ssds.serials, or by its id, A-1"),
+        ({"ids": ["Z"]}, "no server has such an SSD"),
+    ],
+)
+def test_a_name_in_the_wrong_list_is_told_from_one_that_is_nowhere(ssds, words):
+    made = make(FlashPool, "fast", 1, spec={"ssds": ssds})
+    (refused,) = views([made], [node("s0", 1, [], [ssd_json("A", 0x13)])])["fast"].refused
+    assert words in refused.reason

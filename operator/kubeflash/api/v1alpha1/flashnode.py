@@ -256,6 +256,7 @@ class Ssd(PciLocation):
     failing: str = Field(
         default="", description="Why it gets no new volumes though it works: SMART warnings, read-only, I/O errors."
     )
+    held: str = Field(default="", description="Who uses it though it is not KubeFlash's: it is not wiped meanwhile.")
     fingerprint: str | None = Field(
         default=None, description="Stands for what is on it now; absent of a blank one, and of what cannot be read."
     )

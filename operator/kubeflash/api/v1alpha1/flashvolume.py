@@ -147,6 +147,7 @@ class FlashVolume(Resource):
             Column("Distance", ".status.distance"),
             Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
             Column("Reason", '.status.conditions[?(@.type=="Ready")].reason'),
+            Column("Resized", '.status.conditions[?(@.type=="Resized")].reason', priority=1),
             Column("SSD", ".status.ssd", priority=1),
             Column("Id", ".spec.id", priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),
