@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 from contract.common import (
     GUID,
+    OWNER,
     Refused,
     Skipped,
     claimed,
@@ -28,7 +29,7 @@ from contract.common import (
 )
 from contract.mending import carved, content
 from kubeflash.domain.disk import MIB, Partition
-from kubeflash.host import blank, gpt, wipe
+from kubeflash.host import blank, claim, gpt, wipe
 from kubeflash.host.blockdev import size_bytes
 from kubeflash.host.errors import HostError
 from kubeflash.host.partitions import kernel_partitions
@@ -36,6 +37,7 @@ from kubeflash.host.root import HostRoot
 from support import strangers
 
 _DISCARD = 0x1277
+ENDS = 3 * MIB  # what goes last: the first 2 MiB with KubeFlash's label, and the last one
 
 
 def _used(root: HostRoot, disk: Path) -> tuple[Path, Partition]:
@@ -135,7 +137,7 @@ def contract_a_whole_disk_is_wiped(root: HostRoot, disk: Path) -> None:
 
     wipe.wipe_disk(root, disk, check=yes, progress=progress)
     assert said[-1][0] == size
-    assert {mark for done, mark in said if done <= size - 2 * MIB} == {print_of_it}
+    assert {mark for done, mark in said if done <= size - ENDS} == {print_of_it}
     assert on_disk(disk, 2 * MIB, 4096) == bytes(4096)
     assert kernel_partitions(root, disk.name) == ()
     settle()
@@ -148,13 +150,14 @@ def contract_an_interrupted_wipe_is_still_recognised(root: HostRoot, disk: Path)
     size, print_of_it = size_bytes(root, disk), blank.fingerprint(disk)
 
     def stop(done: int, _total: int) -> None:
-        if done >= size - 2 * MIB:
+        if done >= size - ENDS:
             raise Refused
 
     for _ in range(2):
         raises(Refused, lambda: wipe.wipe_disk(root, disk, check=yes, progress=stop))
         settle()
         assert blank.fingerprint(disk) == print_of_it
+        assert claim.claim_state(disk, OWNER) is claim.Claim.DONE, "it must not look like a claim that may go on"
     wipe.wipe_disk(root, disk, check=yes)
     assert findings(root, disk) == ""
 
