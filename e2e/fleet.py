@@ -127,6 +127,7 @@ class Fleet:
         deadline = time.monotonic() + timeout
         while True:
             found = self.get(kind, name, namespace)
+            found = {"status": {}, **found} if found is not None else None  # one that is new has none yet
             if found is not None and reached(found):
                 return found
             if time.monotonic() > deadline:
