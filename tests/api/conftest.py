@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from api.objects import CRDS, body_of, delete_all, send
+from fleet import Fleet
 from kubeflash.api.v1alpha1 import Resource
 from kubeflash.kube.client import Client, load_configuration
 from kubeflash.kube.errors import ServerError
@@ -38,6 +39,16 @@ def cluster(lab: Lab) -> ControlPlane:
     control_plane.kubectl("apply", "--server-side", "-f", CRDS)
     control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", CRDS)
     return control_plane
+
+
+@pytest.fixture(scope="module")
+def fleet(lab: Lab, cluster: ControlPlane) -> Iterator[Fleet]:
+    """A controller that runs in this cluster, and what tests ask of both; no agents yet."""
+    made = Fleet(lab)
+    made.install()
+    made.start_controller()
+    yield made
+    made.stop_controller()
 
 
 @pytest.fixture(scope="session")

@@ -12,21 +12,11 @@ import pytest
 from fleet import NAMESPACE, Fleet, attachment, condition, pool, volume
 from kubeflash.domain.carving import DiskView
 from lab.errors import CommandError
-from lab.lab import Lab
 from support.simulated import GIB, Network, SimulatedServer, gpu, ssd
 from support.simulation import Simulation
 
 GPU = "0000:12:00.0"
 LEASES = "kubeflash-system"
-
-
-@pytest.fixture(scope="module")
-def fleet(lab: Lab, cluster) -> Iterator[Fleet]:
-    made = Fleet(lab)
-    made.install()
-    made.start_controller()
-    yield made
-    made.stop_controller()
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +131,23 @@ def silent(fleet: Fleet, simulation: Simulation, name: str) -> Iterator[None]:
         fleet.wait_ready("flashnode", name, namespace=None, timeout=60)
 
 
-def test_wipe_of_an_ssd_that_somebody_else_used(fleet, simulation, objects):
-    server = simulation.servers["srv-x"]
-    server.disks["XC-1"] = DiskView("XC-1", GIB, findings=("ext4 file system",), fingerprint="f" * 16)
+@contextmanager
+def foreign(fleet: Fleet, simulation: Simulation, fingerprint: str) -> Iterator[None]:
+    """SSD XC of srv-x has somebody's file system on it, and its server has seen that."""
+    disks = simulation.servers["srv-x"].disks
+    disks["XC-1"] = DiskView("XC-1", GIB, findings=("ext4 file system",), fingerprint=fingerprint)
     try:
         look(fleet, "srv-x")
         wait_ssd(fleet, "srv-x", "XC-1", lambda it: it["state"] == "Foreign")
+        yield
+    finally:
+        disks["XC-1"] = DiskView("XC-1", GIB)
+        look(fleet, "srv-x")
+
+
+def test_wipe_of_an_ssd_that_somebody_else_used(fleet, simulation, objects):
+    server = simulation.servers["srv-x"]
+    with foreign(fleet, simulation, "f" * 16):
         shown = flat(fleet.flash("wipe", "srv-x", "XC", "--dry-run"))
         assert "SSD XC-1 of server srv-x, at 33:00.0: SIMULATED 1, serial XC, 1Gi, foreign" in shown
         assert "not blank: ext4 file system" in shown
@@ -163,9 +164,6 @@ def test_wipe_of_an_ssd_that_somebody_else_used(fleet, simulation, objects):
         assert ssd_of(after, "XC-1")["state"] == "Blank"
         assert "wipe" not in after["spec"], "the request is taken back once it is done"
         assert "It is blank: there is nothing to wipe." in fleet.flash("wipe", "srv-x", "XC-1")
-    finally:
-        server.disks["XC-1"] = DiskView("XC-1", GIB)
-        look(fleet, "srv-x")
 
 
 def test_wipe_is_refused_while_a_volume_is_on_the_ssd(fleet, simulation, objects):
@@ -179,16 +177,8 @@ def test_wipe_is_refused_while_a_volume_is_on_the_ssd(fleet, simulation, objects
 
 
 def test_wipe_is_refused_by_a_server_that_is_paused(fleet, simulation, objects):
-    server = simulation.servers["srv-x"]
-    server.disks["XC-1"] = DiskView("XC-1", GIB, findings=("ext4 file system",), fingerprint="e" * 16)
-    try:
-        look(fleet, "srv-x")
-        wait_ssd(fleet, "srv-x", "XC-1", lambda it: it["state"] == "Foreign")
-        with paused(fleet, "srv-x"):
-            assert "server srv-x is paused" in refused(fleet, "wipe", "srv-x", "XC", "--confirm", "XC")
-    finally:
-        server.disks["XC-1"] = DiskView("XC-1", GIB)
-        look(fleet, "srv-x")
+    with foreign(fleet, simulation, "e" * 16), paused(fleet, "srv-x"):
+        assert "server srv-x is paused" in refused(fleet, "wipe", "srv-x", "XC", "--confirm", "XC")
 
 
 def test_wipe_of_an_orphan_leaves_its_neighbour_alone(fleet, simulation, objects):

@@ -24,15 +24,6 @@ GPU = "0000:12:00.0"
 
 
 @pytest.fixture(scope="module")
-def fleet(lab: Lab, cluster) -> Iterator[Fleet]:
-    made = Fleet(lab)
-    made.install()
-    made.start_controller()
-    yield made
-    made.stop_controller()
-
-
-@pytest.fixture(scope="module")
 def simulation(fleet: Fleet) -> Iterator[Simulation]:
     network = Network()
     servers = {

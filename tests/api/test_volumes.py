@@ -37,15 +37,6 @@ def serial(server: str, number: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def fleet(lab: Lab, cluster) -> Iterator[Fleet]:
-    made = Fleet(lab)
-    made.install()
-    made.start_controller()
-    yield made
-    made.stop_controller()
-
-
-@pytest.fixture(scope="module")
 def simulation(fleet: Fleet) -> Iterator[Simulation]:
     network = Network()
     servers = {

@@ -27,12 +27,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kubeflash.agent.execute import Executor
-from kubeflash.agent.jobs import Progress
 from kubeflash.agent.observe import Observer
 from kubeflash.domain.carving import CarvePlan, Selection, VolumeWish, plan_volumes
 from kubeflash.domain.steps import Step
 from kubeflash.host import commands
 from kubeflash.host.root import HostRoot
+from kubeflash.host.wipe import Progress
 from kubeflash.topology.devices import GpuRules
 
 JSON = dict[str, Any]

@@ -18,6 +18,7 @@ from prometheus_client import Histogram
 
 from kubeflash.domain.steps import Step
 from kubeflash.host.errors import HostError
+from kubeflash.host.wipe import Progress
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +36,6 @@ STEP_SECONDS = Histogram(
     ("step", "outcome"),
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000),
 )
-
-Progress = Callable[[int, int], None]
-"""Told what is done, and what there is in all."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from kubeflash.agent.execute import Executor
@@ -109,7 +109,7 @@ class Agent:
         namespace: str = SYSTEM_NAMESPACE,
     ) -> None:
         self._client, self._node, self._namespace = client, node, namespace
-        self._observer, self._executor = observer, executor
+        self._observer = observer
         self._public = public_key(private)
         self.feed = Feed(
             client,
@@ -288,17 +288,7 @@ class Agent:
         given_up = {
             subject: failure.words
             for subject, failure in self.jobs.failures.items()
-            if failure.tries >= GIVE_UP and isinstance(failure.step, CarvePartition)
-        }
-        lost_claims = {
-            ssd: failure.words
-            for ssd, failure in self.jobs.failures.items()
-            if failure.tries >= GIVE_UP and isinstance(failure.step, ClaimSsd)
-        }
-        given_up |= {
-            volume.spec.id: lost_claims[volume.status.ssd]
-            for volume in volumes
-            if volume.spec.id and volume.status.ssd in lost_claims
+            if failure.tries >= GIVE_UP and isinstance(failure.step, (CarvePartition, ClaimSsd))
         }
         carve = plan_volumes(
             observation.disks,
@@ -310,18 +300,12 @@ class Agent:
         contested = _contested(volumes)
         uncontested = {item: name for item, name in observation.partitions.items() if item not in contested}
         export = plan_exports(
-            export_wishes(volumes, uncontested, observation.sizes),
+            export_wishes(volumes, uncontested, observation.sizes, self._told),
             observation.nvmet,
             addresses=observation.addresses,
             internal=observation.internal,
             listening=observation.listening,
         )
-        sizes = self._exported_bytes(observation)
-        known = {nqn for nqn, count in self._told.items() if sizes.get(nqn) == count}
-        steps = tuple(
-            step for step in export.steps if not (isinstance(step, RevalidateNamespace) and step.nqn in known)
-        )
-        export = replace(export, steps=steps)
         connect = plan_connections(self.feed.of(FlashAttachment).values(), observation.connections)
         return Plan(carve, export, connect, selected, contested)
 

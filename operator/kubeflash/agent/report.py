@@ -30,7 +30,7 @@ from kubeflash.api.v1alpha1 import (
 )
 from kubeflash.domain.allocation import Span, align_up, free_spans
 from kubeflash.domain.carving import Selection, SsdState, is_ours, judge, labelled, own_volumes, volumes_of
-from kubeflash.domain.conditions import Finding, false, merge, true
+from kubeflash.domain.conditions import Finding, false, true
 from kubeflash.domain.connecting import view_attachment
 from kubeflash.domain.disk import Partition
 from kubeflash.domain.ledger import granted
@@ -40,7 +40,7 @@ from kubeflash.domain.steps import Step, WipeSsd
 from kubeflash.host.gpus import NO_GPU_FACTS, GpuFacts
 from kubeflash.host.inventory import Inventory
 from kubeflash.host.nvme import NvmeSsd
-from kubeflash.kube.writes import Apply, differs, status_json
+from kubeflash.kube.writes import Apply, say
 from kubeflash.topology.analysis import is_neighbour
 from kubeflash.topology.flashnode import to_location
 from kubeflash.topology.tree import PciDevice
@@ -63,8 +63,6 @@ NODE_FIELDS = (
 )
 VOLUME_FIELDS = ("bytes", "device", "refused", "exported")
 ATTACHMENT_FIELDS = ("device",)
-
-
 PLAN_STEPS = 1024
 """Steps that a FlashNode lists at the most."""
 
@@ -215,9 +213,8 @@ def report_node(
     ssds = report_ssds(observation, selected, known)
     pairs = report_pairs(node, inventory, ssds, now)
     gpus = report_gpus(inventory, pairs.pairs)
-    generation = node.metadata.generation
     status = FlashNodeStatus(
-        observed_generation=generation,
+        observed_generation=node.metadata.generation,
         system_uuid=inventory.system_uuid,
         linux=inventory.kernel,
         public_key=voice.public_key,
@@ -232,20 +229,16 @@ def report_node(
         summary=_summary(gpus, ssds, inventory),
     )
     # An agent that cannot renew its Lease leaves Ready to the controller, which says that it is silent.
-    findings = [_ready(node, observation, voice.doubt), pairs.sound] if voice.heard else [pairs.sound]
-    conditions = merge(node.status.conditions, findings, generation=generation, now=now)
-    intent = status_json(status, NODE_FIELDS, conditions)
-    types = tuple(finding.type for finding in findings)
-    return Apply(node, intent, MANAGER) if differs(node.status, intent, NODE_FIELDS, types) else None
+    findings = [_ready(node, inventory, ssds, voice.doubt), pairs.sound] if voice.heard else [pairs.sound]
+    return say(node, status, findings, NODE_FIELDS, manager=MANAGER, now=now)
 
 
-def _ready(node: FlashNode, observation: Observation, doubt: str) -> Finding:
+def _ready(node: FlashNode, inventory: Inventory, ssds: Sequence[Ssd], doubt: str) -> Finding:
     if doubt:
         return true("Ready", "InDoubt", f"nothing is taken down or released: {doubt}")
     if node.spec.paused:
         return true("Ready", "Paused", "spec.paused: the agent observes and reports, and changes nothing")
-    worn = [f"SSD {ssd}: {'; '.join(why)}" for ssd in observation.disks if (why := list(_failing(ssd, observation)))]
-    problems = [*observation.inventory.problems, *worn]
+    problems = [*inventory.problems, *(f"SSD {ssd.id}: {ssd.failing}" for ssd in ssds if ssd.failing)]
     if problems:
         return true("Ready", "Problems", "; ".join(problems))
     if node.spec.maintenance:
@@ -321,9 +314,7 @@ def report_volume(
     if state.refused and volume.status.ssd:
         status = status.model_copy(update={"refused": {volume.status.ssd: state.refused}})
     carved = _carved(volume, observation, state, part if shown else None)
-    conditions = merge(volume.status.conditions, [carved], generation=volume.metadata.generation, now=now)
-    intent = status_json(status, VOLUME_FIELDS, conditions)
-    return Apply(volume, intent, MANAGER) if differs(volume.status, intent, VOLUME_FIELDS, ("Carved",)) else None
+    return say(volume, status, [carved], VOLUME_FIELDS, manager=MANAGER, now=now)
 
 
 def _partition(volume: FlashVolume, observation: Observation) -> Partition | None:
@@ -386,8 +377,4 @@ def report_attachment(
         true("Connected", view.reason) if view.reason == "Connected" else false("Connected", view.reason, view.message)
     )
     status = FlashAttachmentStatus(device=view.device)
-    conditions = merge(attachment.status.conditions, [connected], generation=attachment.metadata.generation, now=now)
-    intent = status_json(status, ATTACHMENT_FIELDS, conditions)
-    if not differs(attachment.status, intent, ATTACHMENT_FIELDS, ("Connected",)):
-        return None
-    return Apply(attachment, intent, MANAGER)
+    return say(attachment, status, [connected], ATTACHMENT_FIELDS, manager=MANAGER, now=now)

@@ -58,8 +58,9 @@ def volume_wishes(
         volumes: the volumes.
         pools: the pools by name, which say how to wipe.
         leader: the controller that leads; None where that does not matter.
-        given_up: by volume id, why it is no use trying to carve it here any more.
+        given_up: by id of the volume or its SSD, why it is no use trying to carve it here any more.
     """
+    hopeless = given_up or {}
     return [
         VolumeWish(
             key=volume.key,
@@ -71,7 +72,7 @@ def volume_wishes(
             fresh=is_fresh(volume),
             confirmed=leader is None or volume.status.granted_by == leader,
             wipe=pools[volume.spec.pool].spec.wipe if volume.spec.pool in pools else "Zero",
-            given_up=(given_up or {}).get(volume.spec.id, ""),
+            given_up=hopeless.get(volume.status.ssd) or hopeless.get(volume.spec.id, ""),
             pool=volume.spec.pool,
         )
         for volume in volumes
@@ -80,7 +81,10 @@ def volume_wishes(
 
 
 def export_wishes(
-    volumes: Iterable[FlashVolume], partitions: Mapping[str, str], sizes: Mapping[str, int]
+    volumes: Iterable[FlashVolume],
+    partitions: Mapping[str, str],
+    sizes: Mapping[str, int],
+    told: Mapping[str, int],
 ) -> list[ExportWish]:
     """The exports that are wanted or recorded on this server.
 
@@ -88,21 +92,28 @@ def export_wishes(
         volumes: the volumes placed on it.
         partitions: kernel name of each volume's partition, by volume id.
         sizes: its bytes, by volume id.
+        told: what of them nvmet has looked at already, by NQN.
     """
     return [
         ExportWish(
             volume=volume.key,
             attachment=name,
             volume_id=volume.spec.id,
-            wanted=volume.status.wanted.get(name),
+            wanted=wanted,
             recorded=volume.status.exported.get(name),
             carved=volume.spec.id in partitions,
-            grown=volume.status.bytes is not None and volume.status.bytes < sizes.get(volume.spec.id, 0),
+            grown=_has_grown(volume, sizes.get(volume.spec.id, 0), told.get(wanted.nqn) if wanted else None),
         )
         for volume in volumes
         if volume.spec.id is not None
         for name in sorted({*volume.status.wanted, *volume.status.exported})
+        for wanted in [volume.status.wanted.get(name)]
     ]
+
+
+def _has_grown(volume: FlashVolume, size: int, told: int | None) -> bool:
+    """Whether it is larger than its status says, and nvmet has not looked at that size yet."""
+    return volume.status.bytes is not None and volume.status.bytes < size != told
 
 
 def admin_requests(node: FlashNode) -> Requests:

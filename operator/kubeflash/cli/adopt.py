@@ -214,7 +214,7 @@ def _adopt_ssd(options: argparse.Namespace, client: Client, node: FlashNode, ssd
     say(_show_ssd(node, ssd, former, volumes, terminal))
     for other in former:
         beat = cluster.heartbeat_of(client, other)
-        if beat.answers and any(item.id == ssd.id for item in other.status.ssds):
+        if beat.answers and other.ssd(ssd.id) is not None:
             raise NotDone(
                 f"the agent on server {other.metadata.name} {beat.words}, and says that it has SSD {ssd.id}: it still "
                 "has it. Nothing was changed"
@@ -231,7 +231,7 @@ def _adopt_ssd(options: argparse.Namespace, client: Client, node: FlashNode, ssd
     confirm(ssd.serial, options.confirm, "the SSD's serial")
 
     def ask(now: FlashNode) -> JSON:
-        same = next((item for item in now.status.ssds if item.id == ssd.id), None)
+        same = now.ssd(ssd.id)
         if same is None or same.labelled != whose or now.metadata.uid != node.metadata.uid:
             raise NotDone(f"SSD {ssd.id} is not what was shown any more: nothing was changed; look again")
         return {"adopt": {ssd.id: whose}}
@@ -241,7 +241,7 @@ def _adopt_ssd(options: argparse.Namespace, client: Client, node: FlashNode, ssd
 
     def look() -> str:
         now = cluster.flash_node(client, name)
-        same = next((item for item in now.status.ssds if item.id == ssd.id), None)
+        same = now.ssd(ssd.id)
         if same is None:
             return f"SSD {ssd.id} is not in server {name} now"
         if same.labelled is None:

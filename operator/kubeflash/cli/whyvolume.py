@@ -146,7 +146,7 @@ def _placement(volume: FlashVolume, outcome: Placement | Refusal, cluster: Clust
 
 def _ssd_of(cluster: Cluster, node: str, ssd: str) -> Ssd | None:
     server = cluster.nodes.get(node)
-    return next((item for item in server.status.ssds if item.id == ssd), None) if server is not None else None
+    return server.ssd(ssd) if server is not None else None
 
 
 def _ssds(volume: FlashVolume, outcome: Placement | Refusal, cluster: Cluster) -> list[JSON]:
@@ -265,6 +265,7 @@ def text(volume: FlashVolume, reading: Reading, terminal: Terminal) -> list[str]
 
 def _verdict(volume: FlashVolume, whole: JSON, terminal: Terminal) -> list[str]:
     ready = find(volume.status.conditions, "Ready")
+    colour: Colour
     if ready is None:
         words, colour = "not Ready: the controller has not looked at it yet", "yellow"
     elif ready.status == "True":
@@ -272,9 +273,7 @@ def _verdict(volume: FlashVolume, whole: JSON, terminal: Terminal) -> list[str]:
         words, colour = f"Ready, on SSD {place.get('ssd')} of server {place.get('node')}", "green"
     else:
         words, colour = f"not Ready: {ready.reason}: {ready.message}", "red"
-    lines = terminal.wrap(f"{volume.key}: {words}", hanging="  ")
-    painted: Colour = "green" if colour == "green" else "yellow" if colour == "yellow" else "red"
-    return [terminal.paint(line, painted) for line in lines]
+    return [terminal.paint(line, colour) for line in terminal.wrap(f"{volume.key}: {words}", hanging="  ")]
 
 
 def _object_lines(volume: FlashVolume, whole: JSON, terminal: Terminal) -> list[str]:

@@ -61,7 +61,7 @@ def _wipe_ssd(options: argparse.Namespace, client: Client, node: FlashNode, ssd:
     confirm(ssd.serial, options.confirm, "the SSD's serial")
 
     def ask(now: FlashNode) -> JSON:
-        same = next((item for item in now.status.ssds if item.id == ssd.id), None)
+        same = now.ssd(ssd.id)
         if same is None or same.fingerprint != ssd.fingerprint or now.metadata.uid != node.metadata.uid:
             raise NotDone(f"what is on SSD {ssd.id} changed since it was shown: nothing was changed; look again")
         fresh = cluster.keyed(FlashVolume, client.list(FlashVolume.info))
@@ -73,7 +73,7 @@ def _wipe_ssd(options: argparse.Namespace, client: Client, node: FlashNode, ssd:
     def look() -> str:
         now = cluster.flash_node(client, name)
         seen = now.status.observed_generation >= generation
-        same = next((item for item in now.status.ssds if item.id == ssd.id), None)
+        same = now.ssd(ssd.id)
         if seen and same is not None and _is_blank(same):
             return ""
         return progress(now, f"wipe SSD {ssd.id}", f"wipe {ssd.id}", seen=seen)
@@ -124,7 +124,7 @@ def _of_others(client: Client, node: FlashNode, ssd: Ssd) -> str:
     for other in cluster.keyed(FlashNode, client.list(FlashNode.info)).values():
         if other.status.system_uuid != ssd.labelled or other.metadata.name == node.metadata.name:
             continue
-        has = any(item.id == ssd.id for item in other.status.ssds)
+        has = other.ssd(ssd.id) is not None
         if has and cluster.heartbeat_of(client, other).answers:
             return f"SSD {ssd.id} is of server {other.metadata.name}, whose agent says that it has it: wipe it there"
     return ""
@@ -189,7 +189,7 @@ def _wipe_orphan(options: argparse.Namespace, client: Client, node: FlashNode, s
     def look() -> str:
         now = cluster.flash_node(client, name)
         seen = now.status.observed_generation >= generation
-        same = next((item for item in now.status.ssds if item.id == ssd.id), None)
+        same = now.ssd(ssd.id)
         if seen and same is not None and all(item.id != extent.id for item in same.volumes):
             return ""
         return progress(now, extent.id, f"wipe {extent.id}", seen=seen)

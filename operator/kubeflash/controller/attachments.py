@@ -15,11 +15,11 @@ from kubeflash.api.v1alpha1 import (
 from kubeflash.controller.volumes import MANAGER, consumer_is_gone
 from kubeflash.domain import dhchap
 from kubeflash.domain.cluster import Cluster
-from kubeflash.domain.conditions import Finding, false, find, holds, merge, true
+from kubeflash.domain.conditions import Finding, false, find, holds, true
 from kubeflash.domain.dhchap import DhchapKeys
 from kubeflash.domain.names import export_identity
 from kubeflash.domain.sealing import SealBroken, seal
-from kubeflash.kube.writes import Apply, Patch, Write, differs, status_json
+from kubeflash.kube.writes import Write, hold, let_go, say
 
 FIELDS = ("observedGeneration", "path", "volumeId", "fabric", "keys")
 CONDITIONS = ("Ready", "Exported")
@@ -28,22 +28,17 @@ CONDITIONS = ("Ready", "Exported")
 def reconcile_attachment(attachment: FlashAttachment, cluster: Cluster) -> list[Write]:
     """What to write for one attachment."""
     if FINALIZER not in attachment.metadata.finalizers:
-        if attachment.deleting:
-            return []
-        body = {"metadata": {"finalizers": sorted({*attachment.metadata.finalizers, FINALIZER})}}
-        return [Patch(attachment, body)]
+        return [] if attachment.deleting else [hold(attachment)]
     volume = cluster.volumes.get(f"{attachment.metadata.namespace}/{attachment.spec.volume}")
     if attachment.deleting and _is_over(attachment, volume, cluster):
-        finalizers = [name for name in attachment.metadata.finalizers if name != FINALIZER]
-        return [Patch(attachment, {"metadata": {"finalizers": finalizers}})]
+        return [let_go(attachment)]
     status, findings = _decide(attachment, volume, cluster)
-    generation = attachment.metadata.generation
-    conditions = merge(attachment.status.conditions, findings, generation=generation, now=cluster.now)
-    intent = status_json(status.model_copy(update={"observed_generation": generation}), FIELDS, conditions)
-    if not differs(attachment.status, intent, FIELDS, CONDITIONS):
-        return []
+    status = status.model_copy(update={"observed_generation": attachment.metadata.generation})
     # Keys are made once: guarded, so that of two controllers only one's keys are ever used.
-    return [Apply(attachment, intent, MANAGER, guarded=True)]
+    said = say(
+        attachment, status, findings, FIELDS, manager=MANAGER, now=cluster.now, at_times=CONDITIONS, guarded=True
+    )
+    return [said] if said is not None else []
 
 
 def _is_over(attachment: FlashAttachment, volume: FlashVolume | None, cluster: Cluster) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable
 from kubeflash.api.v1alpha1 import FINALIZER, FlashNode
 from kubeflash.controller.volumes import MANAGER
 from kubeflash.domain.cluster import Cluster, is_purged
-from kubeflash.domain.conditions import Finding, false, find, merge, true
-from kubeflash.kube.writes import Apply, Patch, Write, differs, status_json
+from kubeflash.domain.conditions import Finding, false, find, true
+from kubeflash.kube.writes import Patch, Write, hold, let_go, say
 
 FIELDS = ("moved",)
 SILENT = "AgentSilent"
@@ -26,20 +26,14 @@ def reconcile_node(node: FlashNode, cluster: Cluster) -> list[Write]:
     holds = [volume.key for volume in cluster.placed_on.get(name, [])]
     wanted = bool(holds) and not node.deleting
     if wanted != (FINALIZER in node.metadata.finalizers) and not (holds and node.deleting):
-        kept = [item for item in node.metadata.finalizers if item != FINALIZER]
-        return [Patch(node, {"metadata": {"finalizers": [*kept, FINALIZER] if wanted else kept}})]
+        return [hold(node) if wanted else let_go(node)]
     adopted = [item for item in (node.spec.wipe.orphans if node.spec.wipe else ()) if _has_owner(item, cluster)]
     if adopted:  # an admin's word about an orphan says nothing of the volume that it has become
         return [Patch(node, {"spec": {"wipe": {"orphans": dict.fromkeys(adopted)}}})]
     findings = [*_ready(node, cluster), *_deleting(node, holds), *_purged(node, cluster, holds)]
-    conditions = merge(node.status.conditions, findings, generation=node.metadata.generation, now=cluster.now)
     status = node.status.model_copy(update={"moved": moved_in(node, cluster)})
-    intent = status_json(status, FIELDS, conditions)
-    ours = tuple(finding.type for finding in findings)
-    stale = any(kind not in ours and find(node.status.conditions, kind) is not None for kind in (PURGED, DELETING))
-    if not stale and not differs(node.status, intent, FIELDS, ours):
-        return []
-    return [Apply(node, intent, MANAGER)]
+    said = say(node, status, findings, FIELDS, manager=MANAGER, now=cluster.now, at_times=(PURGED, DELETING))
+    return [said] if said is not None else []
 
 
 def _ready(node: FlashNode, cluster: Cluster) -> list[Finding]:

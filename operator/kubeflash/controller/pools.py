@@ -5,12 +5,11 @@ from __future__ import annotations
 from kubeflash.api.v1alpha1 import FINALIZER, FlashPool
 from kubeflash.controller.volumes import MANAGER
 from kubeflash.domain.cluster import Cluster
-from kubeflash.domain.conditions import Finding, false, merge, true
+from kubeflash.domain.conditions import Finding, false, true
 from kubeflash.domain.pools import PoolView, holding, pool_status
-from kubeflash.kube.writes import Apply, Patch, Write, differs, status_json
+from kubeflash.kube.writes import Write, hold, let_go, say
 
 FIELDS = ("observedGeneration", "summary", "nodes", "refused", "draining", "namespaces")
-CONDITIONS = ("Ready",)
 NAMED = 10
 """Volumes that a sentence names at the most."""
 
@@ -18,17 +17,14 @@ NAMED = 10
 def reconcile_pool(pool: FlashPool, cluster: Cluster) -> list[Write]:
     """What to write for one pool."""
     volumes = holding(pool, cluster.volumes.values())
-    kept = [name for name in pool.metadata.finalizers if name != FINALIZER]
     if pool.deleting and not volumes:
-        finalizers = {"metadata": {"finalizers": kept}}
-        return [Patch(pool, finalizers)] if FINALIZER in pool.metadata.finalizers else []
+        return [let_go(pool)] if FINALIZER in pool.metadata.finalizers else []
     if not pool.deleting and FINALIZER not in pool.metadata.finalizers:
-        return [Patch(pool, {"metadata": {"finalizers": [*kept, FINALIZER]}})]
+        return [hold(pool)]
     view = cluster.views[pool.metadata.name]
-    generation = pool.metadata.generation
-    conditions = merge(pool.status.conditions, [_ready(view, volumes)], generation=generation, now=cluster.now)
-    intent = status_json(pool_status(view, cluster.ledger), FIELDS, conditions)
-    return [Apply(pool, intent, MANAGER)] if differs(pool.status, intent, FIELDS, CONDITIONS) else []
+    status, ready = pool_status(view, cluster.ledger), _ready(view, volumes)
+    said = say(pool, status, [ready], FIELDS, manager=MANAGER, now=cluster.now)
+    return [said] if said is not None else []
 
 
 def _ready(view: PoolView, volumes: list[str]) -> Finding:

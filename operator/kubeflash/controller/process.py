@@ -9,7 +9,7 @@ import socket
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from kubeflash.api.v1alpha1 import FlashAttachment, FlashNode, FlashPool, FlashVolume, Resource
+from kubeflash.api.v1alpha1 import FlashAttachment, FlashNode, FlashPool, FlashVolume
 from kubeflash.controller.attachments import reconcile_attachment
 from kubeflash.controller.events import events_of
 from kubeflash.controller.nodes import is_new_of, reconcile_node
@@ -84,7 +84,7 @@ class Controller:
         if self.feed.unreadable:
             # Their absence would be taken for a deletion, and bytes would be released.
             raise Unreadable(f"nothing is decided while these objects do not fit their schema: {self.feed.unreadable}")
-        refused = [write for write in self._decide(self._cluster()) if not await self._send(write)]
+        refused = [write for write in decide(self._cluster(), self._quiet) if not await self._send(write)]
         wait = max(0.0, self._next_heartbeat_check - clock())
         return min(wait, REFUSED_WAIT) if refused else wait
 
@@ -124,24 +124,6 @@ class Controller:
             neighbours=self._neighbours,
         )
 
-    def _decide(self, cluster: Cluster) -> list[Write]:
-        """All writes. Volumes are placed one after another, each seeing the bytes of those before it as taken."""
-        writes: list[Write] = []
-        self._quiet.forget_all_but(cluster)
-        for volume in sorted(cluster.volumes.values(), key=_created):
-            if self._quiet.is_quiet(volume, cluster):
-                continue
-            found = reconcile_volume(volume, cluster)
-            self._quiet.remember(volume, cluster, wrote=bool(found))
-            writes += found
-        for attachment in cluster.attachments.values():
-            writes += reconcile_attachment(attachment, cluster)
-        for pool in cluster.pools.values():
-            writes += reconcile_pool(pool, cluster)
-        for node in cluster.nodes.values():
-            writes += reconcile_node(node, cluster)
-        return writes
-
     def _remember_refusals(self, now: datetime) -> dict[str, dict[str, str]]:
         """By volume uid and SSD id, the servers' refusals of the last minute: then it may be tried there again.
 
@@ -166,9 +148,28 @@ class Controller:
         }
 
 
-def _created(resource: Resource) -> tuple[str, str]:
-    moment = resource.metadata.creation_timestamp
-    return (moment.isoformat() if moment else "", resource.key)
+def decide(cluster: Cluster, quiet: Quiet) -> list[Write]:
+    """All writes. Volumes are placed one after another, each seeing the bytes of those before it as taken.
+
+    Args:
+        cluster: what is.
+        quiet: the volumes for which nothing was to be written lately; it learns of those of now.
+    """
+    writes: list[Write] = []
+    quiet.forget_all_but(cluster)
+    for volume in sorted(cluster.volumes.values(), key=lambda item: (item.created, item.key)):
+        if quiet.is_quiet(volume, cluster):
+            continue
+        found = reconcile_volume(volume, cluster)
+        quiet.remember(volume, cluster, wrote=bool(found))
+        writes += found
+    for attachment in cluster.attachments.values():
+        writes += reconcile_attachment(attachment, cluster)
+    for pool in cluster.pools.values():
+        writes += reconcile_pool(pool, cluster)
+    for node in cluster.nodes.values():
+        writes += reconcile_node(node, cluster)
+    return writes
 
 
 class Leadership:

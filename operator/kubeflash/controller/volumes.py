@@ -17,10 +17,10 @@ from kubeflash.api.v1alpha1 import (
 )
 from kubeflash.domain.allocation import align_up
 from kubeflash.domain.cluster import Cluster
-from kubeflash.domain.conditions import Finding, false, find, holds, merge, true
+from kubeflash.domain.conditions import Finding, false, find, holds, true
 from kubeflash.domain.names import export_identity
 from kubeflash.domain.placement import Placement, Refusal, grow, near_gpu, settle, was_carved, whereabouts
-from kubeflash.kube.writes import Apply, Patch, Write, differs, status_json
+from kubeflash.kube.writes import Write, hold, let_go, say
 from kubeflash.topology.analysis import is_neighbour
 
 MANAGER = "kubeflash-controller"
@@ -56,8 +56,7 @@ def reconcile_volume(volume: FlashVolume, cluster: Cluster) -> list[Write]:
         return _release(volume, cluster)
     known = volume.spec.id or volume.status.id
     if known is not None and (FINALIZER not in volume.metadata.finalizers or volume.spec.id is None):
-        finalizers = sorted({*volume.metadata.finalizers, FINALIZER})
-        return [Patch(volume, {"metadata": {"finalizers": finalizers}, "spec": {"id": known}})]
+        return [hold(volume, spec={"id": known})]
     if known is None:
         volume = volume.model_copy(update={"status": volume.status.model_copy(update={"id": str(uuid4())})})
     status, findings = _place(volume, cluster)
@@ -85,14 +84,10 @@ def _ready(volume: FlashVolume, status: FlashVolumeStatus, findings: list[Findin
 
 
 def _status(volume: FlashVolume, status: FlashVolumeStatus, findings: list[Finding], cluster: Cluster) -> list[Write]:
-    generation = volume.metadata.generation
-    conditions = merge(volume.status.conditions, findings, generation=generation, now=cluster.now)
-    intent = status_json(status.model_copy(update={"observed_generation": generation}), FIELDS, conditions)
-    gone = {item.type for item in volume.status.conditions if item.type in CONDITIONS} - {f.type for f in findings}
-    if not gone and not differs(volume.status, intent, FIELDS, CONDITIONS):
-        return []
+    status = status.model_copy(update={"observed_generation": volume.metadata.generation})
     # A placement is decided from what was read: guarded, so that a controller that slept cannot write a stale one.
-    return [Apply(volume, intent, MANAGER, guarded=True)]
+    said = say(volume, status, findings, FIELDS, manager=MANAGER, now=cluster.now, at_times=CONDITIONS, guarded=True)
+    return [said] if said is not None else []
 
 
 def _place(volume: FlashVolume, cluster: Cluster) -> tuple[FlashVolumeStatus, list[Finding]]:
@@ -159,7 +154,7 @@ def _resized(volume: FlashVolume, reason: str, why_not: str) -> list[Finding]:
 def _healthy(volume: FlashVolume, placement: Placement, cluster: Cluster) -> list[Finding]:
     """What is wrong with the SSD that it is on; and that nothing is any more."""
     node = cluster.nodes.get(placement.node)
-    ssd = next((item for item in node.status.ssds if item.id == placement.ssd), None) if node is not None else None
+    ssd = node.ssd(placement.ssd) if node is not None else None
     if ssd is not None and ssd.failing:
         words = f"SSD {ssd.id} is failing: {ssd.failing}; copy what is needed to another volume"
         return [false("Healthy", "SSDFailing", words)]
@@ -241,8 +236,7 @@ def _release(volume: FlashVolume, cluster: Cluster) -> list[Write]:
     carved = find(current.conditions, "Carved")
     over = current.node_name is None or (_is_released(carved) and not current.exported)
     if over and (not attachments or current.release or current.lost is not None):
-        finalizers = [name for name in volume.metadata.finalizers if name != FINALIZER]
-        return [Patch(volume, {"metadata": {"finalizers": finalizers}})]
+        return [let_go(volume)]
     # The SSD may have moved, or its server been renamed, while the deletion waits.
     placement = whereabouts(volume, cluster)
     node_name = placement.node if placement is not None else current.node_name

@@ -271,9 +271,9 @@ def plan_volumes(
             plan.waiting[wish.key] = (
                 f"SSD {wish.ssd} is not in this server now; if it is lost for good: kubectl flash purge NODE {wish.ssd}"
             )
+    known = {wish.id: wish.key for wish in wishes}
     for ssd in sorted(disks):
         mine = [wish for wish in wishes if wish.ssd == ssd and counts[wish.id] == 1]
-        known = {wish.id: wish.key for wish in wishes}
         _Disk(disks[ssd], owners[ssd], selected.get(ssd), mine, plan).plan(asked, known)
     for ssd in asked.wipe_ssds:
         if ssd not in disks:
@@ -316,16 +316,14 @@ class _Disk:
         disk = self._disk
         if self._wipe_request(asked, known):
             return
-        if self._ours and disk.table is not None and disk.table.damaged:
-            self._to.steps.append(RepairTable(disk.ssd, self._guid))
-            self._wait(self._verdict.reason)
-            return
         other = labelled(disk, self._owner)
-        if other is not None and asked.moved.get(disk.ssd) == other and disk.label is not None:
-            if disk.table is not None and disk.table.damaged:
-                self._to.steps.append(RepairTable(disk.ssd, disk.table.disk_guid))
-                self._wait(f"SSD {disk.ssd} came from server {other}, and its partition table is repaired first")
-                return
+        moves_in = other is not None and asked.moved.get(disk.ssd) == other
+        if (self._ours or moves_in) and disk.table is not None and disk.table.damaged:
+            came = f"SSD {disk.ssd} came from server {other}, and its partition table is repaired first"
+            self._to.steps.append(RepairTable(disk.ssd, disk.table.disk_guid))
+            self._wait(self._verdict.reason if self._ours else came)
+            return
+        if moves_in and disk.label is not None:
             self._to.steps.append(TakeOver(disk.ssd, disk.label, self._owner))
             self._wait(f"SSD {disk.ssd} came from server {other} and is taken over")
             return

@@ -113,5 +113,4 @@ def is_purged(node: FlashNode) -> bool:
 
 def _seniority(attachment: FlashAttachment) -> tuple[bool, str, str]:
     """Those that have been given the volume before those that wait, then by age, then by name."""
-    created = attachment.metadata.creation_timestamp
-    return (attachment.status.path is None, created.isoformat() if created else "", attachment.metadata.name)
+    return (attachment.status.path is None, attachment.created, attachment.metadata.name)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from kubeflash.api.v1alpha1 import Extent, FlashNode, FlashVolume, Ssd
-from kubeflash.domain.allocation import Span, align_up, free_spans, room, with_reservations
+from kubeflash.domain.allocation import Span, align_up, best_fit, free_spans, room, with_reservations
 
 Place = tuple[str, str]
 """A server's name and an SSD's id."""
@@ -57,12 +57,10 @@ class Ledger:
     def __init__(self, nodes: Iterable[FlashNode], volumes: Iterable[FlashVolume]) -> None:
         self._shelves: dict[Place, _Shelf] = {}
         self._extents: dict[str, list[tuple[Place, Extent]]] = {}
-        self._homes: dict[str, list[str]] = {}
         for node in nodes:
             for ssd in node.status.ssds:
                 place = (node.metadata.name, ssd.id)
                 self._shelves[place] = _Shelf(ssd)
-                self._homes.setdefault(ssd.id, []).append(place[0])
                 if ssd.labelled is None:  # else another server's label is on it: not this one's to give away
                     for extent in ssd.volumes:
                         self._extents.setdefault(extent.id, []).append((place, extent))
@@ -118,8 +116,7 @@ class Ledger:
         others = list(shelf.spans(without=volume_id))
         mine = next(span for span in shelf.spans() if span.start == extent.start)  # as large as it was granted
         for count in sorted(shelf.promised(), reverse=True):  # where the agent would put them
-            taken = [*others, mine]
-            if (span := next(_fits(free_spans(shelf.ssd.bytes, taken, reserve), count), None)) is not None:
+            if (span := best_fit(free_spans(shelf.ssd.bytes, [*others, mine], reserve), count)) is not None:
                 others.append(span)
         behind = min((span for span in others if span.start >= extent.start), default=None)
         return room(shelf.ssd.bytes, others, extent.start, reserve), self._who(shelf, behind)
@@ -147,14 +144,9 @@ class Ledger:
         """Where the bytes of a volume are, as agents tell."""
         return self._extents.get(volume_id, [])
 
-    def homes(self, ssd: str) -> list[str]:
-        """The servers that say that they have an SSD."""
-        return self._homes.get(ssd, [])
-
     def namesakes(self, volume: FlashVolume) -> list[FlashVolume]:
         """Other volumes with the id of this one."""
-        found = self._ids.get(identity(volume) or "", {})
-        return [other for uid, other in found.items() if uid != volume.metadata.uid]
+        return [other for other in self.with_id(identity(volume) or "") if other.metadata.uid != volume.metadata.uid]
 
     def with_id(self, volume_id: str) -> list[FlashVolume]:
         """The volumes with an id."""
@@ -176,10 +168,3 @@ class Ledger:
 
 def _place(volume: FlashVolume) -> Place:
     return (volume.status.node_name or "", volume.status.ssd or "")
-
-
-def _fits(free: Iterable[Span], count: int) -> Iterator[Span]:
-    """Where best fit would put `count` bytes."""
-    for span in sorted(free, key=lambda item: (item.bytes, item.start)):
-        if span.bytes >= count:
-            yield Span(span.start, count)

@@ -250,8 +250,7 @@ def _claim(volume: FlashVolume) -> int:
 
 
 def _age(volume: FlashVolume) -> tuple[str, str]:
-    created = volume.metadata.creation_timestamp
-    return (created.isoformat() if created else "", volume.metadata.uid)
+    return (volume.created, volume.metadata.uid)
 
 
 # --- is it somewhere already? ---
@@ -495,17 +494,22 @@ def near_gpu(volume: FlashVolume, node: FlashNode) -> Gpu | None:
     return next((gpu for gpu in node.status.gpus if wanted and wanted in (gpu.address, gpu.uuid)), None)
 
 
+def _gpu_meant(volume: FlashVolume, node: FlashNode) -> Gpu | None:
+    """The GPU that the volume shall be near, unless spec.near names another server: its address is that one's."""
+    near = volume.spec.near
+    return near_gpu(volume, node) if near is not None and near.node in (None, node.metadata.name) else None
+
+
 def _distance(volume: FlashVolume, node: str, ssd: str, cluster: Cluster) -> Distance | None:
-    near, home = volume.spec.near, cluster.nodes[node]
-    gpu = near_gpu(volume, home) if near is not None and near.node in (None, node) else None
+    home = cluster.nodes[node]
+    gpu = _gpu_meant(volume, home)
     return cluster.neighbours.distances(home).between.get((gpu.address, ssd)) if gpu is not None else None
 
 
 def _peer_to_peer(volume: FlashVolume, node: str, ssd: str, cluster: Cluster) -> PeerToPeerStatus | None:
     """What the pair of the GPU and the SSD says, when they are one."""
-    near, home = volume.spec.near, cluster.nodes.get(node)
-    elsewhere = near is not None and near.node not in (None, node)  # its address means another GPU in this server
-    gpu = near_gpu(volume, home) if home is not None and not elsewhere else None
+    home = cluster.nodes.get(node)
+    gpu = _gpu_meant(volume, home) if home is not None else None
     if home is None or gpu is None:
         return volume.status.p2p
     return next((pair.p2p for pair in home.status.pairs if pair.gpu == gpu.address and pair.id == ssd), None)

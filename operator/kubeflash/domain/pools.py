@@ -87,17 +87,12 @@ def owner_of(
         for pool in pools
         if not pool.deleting and selects_node(pool, node_labels) and selects_ssd(pool, ssd, neighbour=neighbour)
     ]
-    return min(selecting, key=_age, default=None)
+    return min(selecting, key=lambda pool: (pool.created, pool.metadata.name), default=None)
 
 
 def needs_thorough(pool: FlashPool, ssd: Ssd) -> bool:
     """Whether the pool selects the SSD without anybody having named it: it must be proven blank more thoroughly."""
     return pool.spec.ssds.all and not names(pool.spec.ssds, ssd)
-
-
-def _age(pool: FlashPool) -> tuple[str, str]:
-    created = pool.metadata.creation_timestamp
-    return (created.isoformat() if created else "", pool.metadata.name)
 
 
 def evaluate(

@@ -32,8 +32,8 @@ _CHUNK = 1 << 30
 _SMALL_CHUNK = 64 << 20
 _LEAST_SPEED = 20 << 20  # bytes/s: slower than any SSD that works; emulated ones do 19 MB/s at worst over the network
 
-
 Progress = Callable[[int, int], None]
+"""Told what is done, and what there is in all."""
 
 
 class WipeHeld(HostError):
@@ -60,7 +60,7 @@ def zero(
     progress: Progress | None = None,
     limit: float | None = None,
 ) -> None:
-    """Overwrites a whole partition with zeroes. It is held exclusively meanwhile.
+    """Overwrites a whole partition with zeroes, and proves it by reading. It is held exclusively meanwhile.
 
     Args:
         root: the machine.
@@ -72,9 +72,11 @@ def zero(
     Raises:
         WipeHeld: when somebody uses it; says who.
         WipeFailed: on an error of the device, or past the limit.
+        NotZero, ReadFailed: when it does not read as zeroes afterwards.
     """
     with _holding(root, device, check, progress, limit) as job:
         job.erase(_BLKZEROOUT)
+        prove_zero(device)
 
 
 def discard(
@@ -87,6 +89,8 @@ def discard(
 ) -> str:
     """Discards a whole partition, and zeroes it where it then does not read as zeroes, or knows no discard.
 
+    That it reads as zeroes in the end is proven either way.
+
     Args:
         root: the machine.
         device: the partition.
@@ -98,8 +102,7 @@ def discard(
         What was done in the end: `Discard` or `Zero`.
 
     Raises:
-        WipeHeld, WipeFailed: as of `zero`.
-        ReadFailed: when it cannot be read.
+        WipeHeld, WipeFailed, NotZero, ReadFailed: as of `zero`.
     """
     with _holding(root, device, check, progress, limit) as job:
         try:
@@ -107,6 +110,7 @@ def discard(
             prove_zero(device)
         except (_DiscardUnknown, NotZero):
             job.erase(_BLKZEROOUT)
+            prove_zero(device)
             return "Zero"
         return "Discard"
 

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
-from kubeflash.api.v1alpha1 import Condition, Model, Resource
+from kubeflash.api.v1alpha1 import (
+    FINALIZER,
+    Condition,
+    FlashAttachment,
+    FlashNode,
+    FlashPool,
+    FlashVolume,
+    Model,
+    Resource,
+)
+from kubeflash.domain.conditions import Finding, merge
 from kubeflash.kube.client import Client
 
 JSON = dict[str, Any]
@@ -43,6 +55,49 @@ class Apply:
 
 
 Write = Patch | Apply
+
+
+def hold(resource: Resource, **more: JSON) -> Patch:
+    """Puts KubeFlash's finalizer on an object, others' left; and whatever else of it is to be patched with that."""
+    return Patch(resource, {"metadata": {"finalizers": [*_others(resource), FINALIZER]}, **more})
+
+
+def let_go(resource: Resource) -> Patch:
+    """Takes KubeFlash's finalizer off an object, others' left."""
+    return Patch(resource, {"metadata": {"finalizers": _others(resource)}})
+
+
+def _others(resource: Resource) -> list[str]:
+    return [name for name in resource.metadata.finalizers if name != FINALIZER]
+
+
+def say(
+    resource: FlashAttachment | FlashNode | FlashPool | FlashVolume,
+    status: Model,
+    findings: Sequence[Finding],
+    fields: tuple[str, ...],
+    *,
+    manager: str,
+    now: datetime,
+    at_times: tuple[str, ...] = (),
+    guarded: bool = False,
+) -> Apply | None:
+    """What a writer has to say in an object's status; None when it says so already.
+
+    Args:
+        resource: the object as read.
+        status: the status as the writer would have it; only `fields` of it count.
+        findings: the conditions that it says now.
+        fields: the JSON names of the fields that it owns.
+        manager: who it is.
+        now: the time.
+        at_times: types of conditions that it says at times: those not among the findings should be absent.
+        guarded: as of `Apply`.
+    """
+    conditions = merge(resource.status.conditions, findings, generation=resource.metadata.generation, now=now)
+    intent = status_json(status, fields, conditions)
+    types = (*at_times, *(finding.type for finding in findings))
+    return Apply(resource, intent, manager, guarded) if differs(resource.status, intent, fields, types) else None
 
 
 def status_json(status: Model, fields: tuple[str, ...], conditions: list[Condition]) -> JSON:

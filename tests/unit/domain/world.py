@@ -28,10 +28,8 @@ from kubeflash.agent.report import (
 )
 from kubeflash.agent.wishes import admin_requests, selected_by, volume_wishes
 from kubeflash.api.v1alpha1 import FlashAttachment, FlashNode, FlashPool, FlashVolume, Resource
-from kubeflash.controller.attachments import reconcile_attachment
-from kubeflash.controller.nodes import reconcile_node
-from kubeflash.controller.pools import reconcile_pool
-from kubeflash.controller.volumes import reconcile_volume
+from kubeflash.controller.process import decide
+from kubeflash.controller.quiet import Quiet
 from kubeflash.domain import steps
 from kubeflash.domain.allocation import usable
 from kubeflash.domain.carving import CarvePlan, DiskView, SsdState, is_ours, judge, plan_volumes, volumes_of
@@ -368,16 +366,7 @@ class World:
             return UUID(int=(1 << 64) + self._ids)
 
         with mock.patch("kubeflash.controller.volumes.uuid4", made):
-            writes: list[Write] = []
-            for volume in sorted(cluster.volumes.values(), key=lambda item: item.metadata.creation_timestamp):
-                writes += reconcile_volume(volume, cluster)
-            for attachment in cluster.attachments.values():
-                writes += reconcile_attachment(attachment, cluster)
-            for pool in cluster.pools.values():
-                writes += reconcile_pool(pool, cluster)
-            for node in cluster.nodes.values():
-                writes += reconcile_node(node, cluster)
-            return writes
+            return decide(cluster, Quiet())
 
     def _refusals(self) -> dict[str, dict[str, str]]:
         """What servers refused in the last minute, as the controller remembers it."""
@@ -467,12 +456,7 @@ class World:
         given_up = {
             subject: words
             for subject, (tries, words, step) in failures.items()
-            if tries >= GIVE_UP and isinstance(step, steps.CarvePartition)
-        }
-        given_up |= {
-            volume.spec.id: failures[volume.status.ssd][1]
-            for volume in volumes
-            if volume.spec.id and volume.status.ssd in failures and failures[volume.status.ssd][0] >= GIVE_UP
+            if tries >= GIVE_UP and isinstance(step, (steps.CarvePartition, steps.ClaimSsd))
         }
         wishes = volume_wishes(volumes, pools, leader=self.leader, given_up=given_up)
         plan = plan_volumes(observation.disks, observation.owners, selected, wishes, admin_requests(node))

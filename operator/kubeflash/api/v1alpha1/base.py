@@ -158,6 +158,12 @@ class Resource(Model):
         return f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name
 
     @property
+    def created(self) -> str:
+        """When it was made, as a text that sorts by time; empty for one that the API server has not seen yet."""
+        moment = self.metadata.creation_timestamp
+        return moment.isoformat() if moment is not None else ""
+
+    @property
     def deleting(self) -> bool:
         """Whether somebody asked for its deletion."""
         return self.metadata.deletion_timestamp is not None

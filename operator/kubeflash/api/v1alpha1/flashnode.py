@@ -458,3 +458,7 @@ class FlashNode(Resource):
 
     spec: FlashNodeSpec = Field(default=FlashNodeSpec(), description="What an admin asks of the agent.")
     status: FlashNodeStatus = Field(default=FlashNodeStatus(), description="What the agent found.")
+
+    def ssd(self, ssd_id: str) -> Ssd | None:
+        """The SSD of this id, as the agent found it; None when this server has none."""
+        return next((ssd for ssd in self.status.ssds if ssd.id == ssd_id), None)
