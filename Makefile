@@ -23,7 +23,7 @@ $(STAMP): requirements/dev.txt pyproject.toml scripts/bootstrap
 venv: $(STAMP) ## the Python environment, from the lock file
 
 .PHONY: system
-system: ## system packages that the lab needs (QEMU, mmdebstrap, ...)
+system: ## system packages that the lab and the tests need (QEMU, mmdebstrap, lspci, ...)
 	@scripts/system-packages
 
 .PHONY: lab-build
@@ -35,8 +35,12 @@ demo: lab-build ## the main job on two virtual GPU servers; DEMO_KEEP=1 leaves i
 	@PYTHONPATH=e2e $(PY) -m demo
 
 .PHONY: test
-test: check unit api machine ## everything
+test: sweep check unit api machine ## everything but `make heavy`
 	@scripts/leftovers
+
+.PHONY: sweep
+sweep: venv ## remove what labs left that were killed; fails if a lab is up
+	@$(LAB) sweep
 
 .PHONY: check
 check: venv ## lint, types, layers, generated files
@@ -47,17 +51,21 @@ check: venv ## lint, types, layers, generated files
 	$(PY) -m kubeflash.api.crds crds --check
 
 .PHONY: unit
-unit: venv ## pure functions, properties, contracts on fakes
-	$(VENV)/bin/pytest tests/unit tests/contract
+unit: venv system ## pure functions, properties, contracts on fakes
+	$(VENV)/bin/pytest -n auto tests/unit tests/contract
 
 .PHONY: api
 api: venv ## a real etcd and kube-apiserver
 	@$(LAB) build
-	$(VENV)/bin/pytest tests/api
+	$(VENV)/bin/pytest -n 2 --dist loadfile tests/api
 
 .PHONY: machine
 machine: lab-build ## two virtual servers: real kernels, NVMe, NVMe/TCP
-	$(VENV)/bin/pytest tests/machine
+	$(VENV)/bin/pytest -m "not heavy" tests/machine
+
+.PHONY: heavy
+heavy: lab-build ## crashes at every step, power cuts, strangers' disks, servers' lives: on virtual servers
+	$(VENV)/bin/pytest -m heavy tests/machine
 
 .PHONY: bench
 bench: lab-build ## idle CPU and memory, apply-to-Ready, fio ratios; writes bench/results.json

@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 shell(arguments.name, command)
             case "down":
                 return down(arguments.name)
+            case "sweep":
+                return sweep()
             case _:
                 return leftovers()
     except LabError as error:
@@ -87,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("server", nargs="?", help="the console of this virtual server instead")
 
     commands.add_parser("down", parents=[named], help="end a lab, also what is left of one that was killed")
+    commands.add_parser("sweep", help="remove what killed labs left; exit status 1 if a lab is up")
     commands.add_parser("leftovers", help="print whatever outlived a lab; exit status 1 if there is anything")
     return parser
 
@@ -259,6 +262,20 @@ def down(name: str) -> int:
     for entry in rundir.remove(run_dir):
         say(f"ended {entry}")
     return 0
+
+
+def sweep() -> int:
+    """End and remove what labs left that were killed, so that `leftovers` tells of what comes after; 1 if one lives."""
+    living = []
+    for run_dir in rundir.existing():
+        if (there := rundir.holder(run_dir)) is not None:
+            living.append(f"lab {run_dir.name!r} is up (pid {there.pid}): end it first, `make lab-down`")
+            continue
+        say(f"lab: {run_dir.name!r} was killed; what it left is removed")
+        for entry in rundir.remove(run_dir):
+            say(f"ended {entry}")
+    print("\n".join(living), end="\n" if living else "")
+    return 1 if living else 0
 
 
 def leftovers() -> int:

@@ -251,6 +251,20 @@ def test_kill_9_leaves_no_process_and_down_removes_the_rest(other: dict[str, str
     assert command(other, "leftovers").stdout_text == ""
 
 
+def test_sweep_removes_what_killed_labs_left_and_no_living_one(other: dict[str, str], tmp_path: Path):
+    assert command(other, "up").exit_code == 0
+    record = rundir.read(tmp_path / "lab")
+    assert record is not None
+    refused = command(other, "sweep")
+    assert (refused.exit_code, f"is up (pid {record.pid})" in refused.stdout_text) == (1, True)
+    assert record.process.alive
+    record.process.send(signal.SIGKILL)
+    wait_until("lab dead", lambda: not record.process.alive, timeout=10)
+    assert command(other, "sweep").exit_code == 0
+    assert command(other, "leftovers").stdout_text == ""
+    assert command(other, "sweep").stderr_text == ""
+
+
 def test_up_after_kill_9(other: dict[str, str], tmp_path: Path):
     assert command(other, "up").exit_code == 0
     first = rundir.read(tmp_path / "lab")

@@ -16,7 +16,7 @@ from lab.servers import VirtualServer
 from support import real
 from support.real import MIB
 
-pytestmark = [pytest.mark.machine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.machine, pytest.mark.heavy, pytest.mark.timeout(900)]
 
 TESTS = "/opt/kubeflash/tests"
 KEPT, RELEASED = "2b1f0a52-7d5c-4a3e-9d1e-0d3f8f2c0001", "2b1f0a52-7d5c-4a3e-9d1e-0d3f8f2c0002"

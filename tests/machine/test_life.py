@@ -12,7 +12,7 @@ from lab.processes import wait_until
 from support import real
 from support.real import BY_ID, MIB, RealServers
 
-pytestmark = [pytest.mark.machine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.machine, pytest.mark.heavy, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from support import real
 from support.real import BY_ID, MIB
 from support.strangers import STRANGERS, WORDS, write
 
-pytestmark = [pytest.mark.machine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.machine, pytest.mark.heavy, pytest.mark.timeout(900)]
 
 OTHER_CLUSTER, OTHER_SERVER = "0b5e55ed-0000-4000-8000-000000000001", "0b5e55ed-0000-4000-8000-000000000002"
 SMALL, LARGE = 64 * MIB, 320 * MIB
