@@ -35,7 +35,7 @@ demo: lab-build ## the main job on two virtual GPU servers; DEMO_KEEP=1 leaves i
 	@PYTHONPATH=e2e $(PY) -m demo
 
 .PHONY: test
-test: sweep check unit api machine ## everything but `make heavy`
+test: sweep system check unit api machine ## everything but `make heavy`
 	@scripts/leftovers
 
 .PHONY: sweep
@@ -51,7 +51,7 @@ check: venv ## lint, types, layers, generated files
 	$(PY) -m kubeflash.api.crds crds --check
 
 .PHONY: unit
-unit: venv system ## pure functions, properties, contracts on fakes
+unit: venv ## pure functions, properties, contracts on fakes
 	$(VENV)/bin/pytest -n auto tests/unit tests/contract
 
 .PHONY: api

@@ -214,7 +214,6 @@ def report_node(
     pairs = report_pairs(node, inventory, ssds, now)
     gpus = report_gpus(inventory, pairs.pairs)
     status = FlashNodeStatus(
-        observed_generation=node.metadata.generation,
         system_uuid=inventory.system_uuid,
         linux=inventory.kernel,
         public_key=voice.public_key,

@@ -12,14 +12,15 @@ from kubeflash.api.v1alpha1 import (
     FlashVolume,
     SealedKeys,
 )
-from kubeflash.controller.volumes import MANAGER, consumer_is_gone
+from kubeflash.controller.status import status_writes
+from kubeflash.controller.volumes import consumer_is_gone
 from kubeflash.domain import dhchap
 from kubeflash.domain.cluster import Cluster
 from kubeflash.domain.conditions import Finding, false, find, holds, true
 from kubeflash.domain.dhchap import DhchapKeys
 from kubeflash.domain.names import export_identity
 from kubeflash.domain.sealing import SealBroken, seal
-from kubeflash.kube.writes import Write, hold, let_go, say
+from kubeflash.kube.writes import Write, hold, let_go
 
 FIELDS = ("observedGeneration", "path", "volumeId", "fabric", "keys")
 CONDITIONS = ("Ready", "Exported")
@@ -33,12 +34,8 @@ def reconcile_attachment(attachment: FlashAttachment, cluster: Cluster) -> list[
     if attachment.deleting and _is_over(attachment, volume, cluster):
         return [let_go(attachment)]
     status, findings = _decide(attachment, volume, cluster)
-    status = status.model_copy(update={"observed_generation": attachment.metadata.generation})
     # Keys are made once: guarded, so that of two controllers only one's keys are ever used.
-    said = say(
-        attachment, status, findings, FIELDS, manager=MANAGER, now=cluster.now, at_times=CONDITIONS, guarded=True
-    )
-    return [said] if said is not None else []
+    return status_writes(attachment, status, findings, FIELDS, cluster, at_times=CONDITIONS, guarded=True)
 
 
 def _is_over(attachment: FlashAttachment, volume: FlashVolume | None, cluster: Cluster) -> bool:

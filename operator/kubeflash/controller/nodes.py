@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from kubeflash.api.v1alpha1 import FINALIZER, FlashNode
-from kubeflash.controller.volumes import MANAGER
+from kubeflash.controller.status import status_writes
 from kubeflash.domain.cluster import Cluster, is_purged
 from kubeflash.domain.conditions import Finding, false, find, true
-from kubeflash.kube.writes import Patch, Write, hold, let_go, say
+from kubeflash.kube.writes import Patch, Write, hold, let_go
 
 FIELDS = ("moved",)
 SILENT = "AgentSilent"
@@ -32,8 +32,7 @@ def reconcile_node(node: FlashNode, cluster: Cluster) -> list[Write]:
         return [Patch(node, {"spec": {"wipe": {"orphans": dict.fromkeys(adopted)}}})]
     findings = [*_ready(node, cluster), *_deleting(node, holds), *_purged(node, cluster, holds)]
     status = node.status.model_copy(update={"moved": moved_in(node, cluster)})
-    said = say(node, status, findings, FIELDS, manager=MANAGER, now=cluster.now, at_times=(PURGED, DELETING))
-    return [said] if said is not None else []
+    return status_writes(node, status, findings, FIELDS, cluster, at_times=(PURGED, DELETING))
 
 
 def _ready(node: FlashNode, cluster: Cluster) -> list[Finding]:

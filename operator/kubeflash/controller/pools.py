@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from kubeflash.api.v1alpha1 import FINALIZER, FlashPool
-from kubeflash.controller.volumes import MANAGER
+from kubeflash.controller.status import status_writes
 from kubeflash.domain.cluster import Cluster
 from kubeflash.domain.conditions import Finding, false, true
 from kubeflash.domain.pools import PoolView, holding, pool_status
-from kubeflash.kube.writes import Write, hold, let_go, say
+from kubeflash.kube.writes import Write, hold, let_go
 
 FIELDS = ("observedGeneration", "summary", "nodes", "refused", "draining", "namespaces")
 NAMED = 10
@@ -22,9 +22,7 @@ def reconcile_pool(pool: FlashPool, cluster: Cluster) -> list[Write]:
     if not pool.deleting and FINALIZER not in pool.metadata.finalizers:
         return [hold(pool)]
     view = cluster.views[pool.metadata.name]
-    status, ready = pool_status(view, cluster.ledger), _ready(view, volumes)
-    said = say(pool, status, [ready], FIELDS, manager=MANAGER, now=cluster.now)
-    return [said] if said is not None else []
+    return status_writes(pool, pool_status(view, cluster.ledger), [_ready(view, volumes)], FIELDS, cluster)
 
 
 def _ready(view: PoolView, volumes: list[str]) -> Finding:

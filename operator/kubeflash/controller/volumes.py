@@ -15,15 +15,15 @@ from kubeflash.api.v1alpha1 import (
     Lost,
     WantedExport,
 )
+from kubeflash.controller.status import status_writes
 from kubeflash.domain.allocation import align_up
 from kubeflash.domain.cluster import Cluster
 from kubeflash.domain.conditions import Finding, false, find, holds, true
 from kubeflash.domain.names import export_identity
 from kubeflash.domain.placement import Placement, Refusal, grow, near_gpu, settle, was_carved, whereabouts
-from kubeflash.kube.writes import Write, hold, let_go, say
+from kubeflash.kube.writes import Write, hold, let_go
 from kubeflash.topology.analysis import is_neighbour
 
-MANAGER = "kubeflash-controller"
 FIELDS = (
     "observedGeneration",
     "id",
@@ -84,10 +84,8 @@ def _ready(volume: FlashVolume, status: FlashVolumeStatus, findings: list[Findin
 
 
 def _status(volume: FlashVolume, status: FlashVolumeStatus, findings: list[Finding], cluster: Cluster) -> list[Write]:
-    status = status.model_copy(update={"observed_generation": volume.metadata.generation})
     # A placement is decided from what was read: guarded, so that a controller that slept cannot write a stale one.
-    said = say(volume, status, findings, FIELDS, manager=MANAGER, now=cluster.now, at_times=CONDITIONS, guarded=True)
-    return [said] if said is not None else []
+    return status_writes(volume, status, findings, FIELDS, cluster, at_times=CONDITIONS, guarded=True)
 
 
 def _place(volume: FlashVolume, cluster: Cluster) -> tuple[FlashVolumeStatus, list[Finding]]:

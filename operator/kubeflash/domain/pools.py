@@ -208,12 +208,11 @@ class _Pool:
 
 
 def pool_status(view: PoolView, ledger: Ledger) -> FlashPoolStatus:
-    """What `kubectl get` and `describe` show of a pool, without its conditions."""
+    """What `kubectl get` and `describe` show of a pool, without its conditions and generation."""
     by_node: dict[str, list[PoolSsd]] = {}
     for item in view.ssds:
         by_node.setdefault(item.node, []).append(item)
     return FlashPoolStatus(
-        observed_generation=view.pool.metadata.generation,
         summary=PoolSummary(
             ssds=len(view.ssds),
             nodes=len(by_node),

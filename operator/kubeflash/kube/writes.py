@@ -86,7 +86,7 @@ def say(
 
     Args:
         resource: the object as read.
-        status: the status as the writer would have it; only `fields` of it count.
+        status: the status as the writer would have it; only `fields` of it count. Its generation is the object's.
         findings: the conditions that it says now.
         fields: the JSON names of the fields that it owns.
         manager: who it is.
@@ -94,8 +94,9 @@ def say(
         at_times: types of conditions that it says at times: those not among the findings should be absent.
         guarded: as of `Apply`.
     """
-    conditions = merge(resource.status.conditions, findings, generation=resource.metadata.generation, now=now)
-    intent = status_json(status, fields, conditions)
+    generation = resource.metadata.generation
+    conditions = merge(resource.status.conditions, findings, generation=generation, now=now)
+    intent = status_json(status.model_copy(update={"observed_generation": generation}), fields, conditions)
     types = (*at_times, *(finding.type for finding in findings))
     return Apply(resource, intent, manager, guarded) if differs(resource.status, intent, fields, types) else None
 
