@@ -63,6 +63,12 @@ class Fleet:
             self.controller.stop()
             self.controller = None
 
+    def kill_controller(self) -> None:
+        """Ends the controller with SIGKILL: it gives nothing back."""
+        if self.controller is not None:
+            self.controller.stop(force=True)
+            self.controller = None
+
     def start_agent(self, name: str, options: str = "") -> None:
         """Installs the agent on a server as a service that comes back after a reboot."""
         server = self.servers[name]
@@ -108,6 +114,24 @@ class Fleet:
     def delete(self, kind: str, name: str, *, timeout: float = 120) -> None:
         """`kubectl delete`, waiting until it is gone."""
         self.kubectl("delete", kind, name, "-n", NAMESPACE, f"--timeout={int(timeout)}s", timeout=timeout + 10)
+
+    def release(self, kind: str, name: str) -> None:
+        """`kubectl delete`, without waiting."""
+        self.kubectl("delete", kind, name, "-n", NAMESPACE, "--wait=false")
+
+    def events(self, *reasons: str) -> list[JSON]:
+        """All events with one of these reasons, of every namespace."""
+        found: list[JSON] = json.loads(self.kubectl("get", "events.v1.events.k8s.io", "-A", "-o", "json"))["items"]
+        return [item for item in found if item["reason"] in reasons]
+
+    def wait_alive(self, *names: str, timeout: float = 300) -> None:
+        """Waits until the agents of these servers have renewed their Leases."""
+        for name in names:
+            lease = ("lease", f"agent-{name}", "kubeflash-system")
+            known = self.get(*lease)
+            before = known["spec"].get("renewTime") if known is not None else None
+            renewed = lambda it, before=before: it["spec"].get("renewTime") != before  # noqa: E731
+            self.wait(*lease[:2], renewed, namespace=lease[2], timeout=timeout)
 
     def wait(
         self,
@@ -169,9 +193,11 @@ def pool(name: str, *serials: str, **spec: Any) -> JSON:
     }
 
 
-def volume(name: str, size: str, *, pool: str = "fast", **near: str) -> JSON:
+def volume(name: str, size: str, *, pool: str = "fast", sharing: str = "", **near: str) -> JSON:
     """A volume, near what is given."""
     spec: JSON = {"pool": pool, "size": size}
+    if sharing:
+        spec["sharing"] = sharing
     if near:
         spec["near"] = near
     return {

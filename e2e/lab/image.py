@@ -35,6 +35,7 @@ PACKAGES = (
     "iproute2",
     "iputils-ping",
     "kmod",
+    "ktls-utils",
     "mount",
     "nvme-cli",
     "pciutils",

@@ -5,7 +5,7 @@ with anything, and nothing inside reaches the internet. Another process joins wi
 Whatever has to be downloaded or built comes first: see `lab.cache`.
 
     kf0  10.77.0.0/24   servers, and the control plane at 10.77.0.1
-    kf1  10.78.0.0/24   an optional storage network
+    kf1  10.78.0.0/24   the storage network, of servers that have a second network card
 """
 
 from __future__ import annotations

@@ -134,9 +134,14 @@ class Fault:
     sectors: tuple[int, ...] | None = None
 
 
-def mac_address(name: str) -> str:
-    """A stable, locally administered MAC address for a server."""
-    tail = hashlib.sha256(name.encode()).digest()[:3]
+CARDS = {"main": "cable", "storage": "cable-storage"}
+"""The network cards that a server can have, by network: QEMU's names of them, in the order of eth0, eth1."""
+
+
+def mac_address(name: str, network: str = "main") -> str:
+    """A stable, locally administered MAC address for a server's card in a network."""
+    seed = name if network == "main" else f"{name} {network}"
+    tail = hashlib.sha256(seed.encode()).digest()[:3]
     return ":".join(f"{byte:02x}" for byte in b"\x52\x54\x00" + tail)
 
 
@@ -144,7 +149,7 @@ def facts(spec: ServerSpec, gateway: str) -> str:
     """What ``/etc/runit/1`` in the server reads: shell variables."""
     system = next((ssd.serial for ssd in spec.ssds() if ssd.system), "")
     return (
-        f"NAME={spec.name}\nADDRESS={spec.address}\nGATEWAY={gateway}\n"
+        f"NAME={spec.name}\nADDRESS={spec.address}\nGATEWAY={gateway}\nSTORAGE={spec.storage}\n"
         f"MACHINE_ID={spec.machine_id}\nSYSTEM_SERIAL={system}\n"
     )
 
@@ -225,7 +230,7 @@ def command_line(
     image: ServerImage,
     app: Path,
     files: Files,
-    tap: str,
+    taps: Mapping[str, str],
     plugged: Mapping[str, Ssd],
     *,
     faults: Mapping[tuple[str, int], Fault] | None = None,
@@ -238,7 +243,7 @@ def command_line(
         image: What it starts from.
         app: The disk with KubeFlash's code.
         files: Its files, which exist.
-        tap: The network interface of the host that its cable ends in.
+        taps: Network, of `CARDS` → the network interface of the host that its cable there ends in.
         plugged: Port name → the SSD in it.
         faults: Serial number and number of a namespace → what is wrong with it.
         warnings: See `pcie.all_devices`.
@@ -264,7 +269,7 @@ def command_line(
     devices: list[Mapping[str, object]] = [
         {"driver": "virtio-blk-pci", "drive": "root", "serial": "root"},
         {"driver": "virtio-blk-pci", "drive": "app", "serial": "app"},
-        {"driver": "virtio-net-pci", "id": "cable", "netdev": "net", "mac": mac_address(spec.name), "romfile": ""},
+        *(_card(spec.name, network) for network in CARDS if network in taps),
         {"driver": "virtio-serial-pci", "id": "ports"},
         {"driver": "virtconsole", "chardev": "console"},
         {"driver": "virtserialport", "chardev": "agent", "name": "org.qemu.guest_agent.0"},
@@ -284,10 +289,19 @@ def command_line(
         *("-qmp", f"unix:{files.monitor_socket},server=on,wait=off"),
         *("-serial", f"file:{files.early_log}"),
         *("-chardev", _console(files), "-chardev", f"socket,id=agent,path={files.agent_socket},server=on,wait=off"),
-        *("-netdev", f"tap,id=net,ifname={tap},script=no,downscript=no"),
+        *(word for network, tap in taps.items() for word in ("-netdev", _cable(network, tap))),
         *(word for block in blocks for word in ("-blockdev", json.dumps(block))),
         *(word for device in devices for word in ("-device", json.dumps(device))),
     ]
+
+
+def _card(server: str, network: str) -> dict[str, object]:
+    mac = mac_address(server, network)
+    return {"driver": "virtio-net-pci", "id": CARDS[network], "netdev": f"net-{network}", "mac": mac, "romfile": ""}
+
+
+def _cable(network: str, tap: str) -> str:
+    return f"tap,id=net-{network},ifname={tap},script=no,downscript=no"
 
 
 def _console(files: Files) -> str:

@@ -15,6 +15,7 @@ from lab.console import attach_console
 from lab.errors import LabError, LabTimeout, ProcessDied, tail
 from lab.guestagent import GuestAgent
 from lab.image import ServerImage
+from lab.network import MAIN, STORAGE, Bridge
 from lab.processes import Completed, ManagedProcess, run, wait_until
 from lab.qemu import Fault
 from lab.qmp import Qmp, QmpError
@@ -24,13 +25,14 @@ __all__ = ["Cables", "VirtualServer", "attach_console", "boot", "start_all"]
 
 READY = "/run/kubeflash-lab/ready"
 FAILED = "/run/kubeflash-lab/failed"
+HELD_BACK = "/etc/kubeflash-lab-no-storage-address"
 
 
 class Cables(Protocol):
     """What a server needs of the lab's network."""
 
-    def add_tap(self, name: str) -> str:
-        """Make a network interface in the lab's bridge and return its name."""
+    def add_tap(self, name: str, bridge: Bridge = MAIN) -> str:
+        """Make a network interface in one of the lab's bridges and return its name."""
 
     def del_tap(self, name: str) -> None:
         """Remove the interface."""
@@ -98,7 +100,7 @@ class VirtualServer:
         self._faults: dict[tuple[str, int], Fault] = {}
         self._warnings: dict[str, int] = {}
         self._subsystems: set[str] = set()
-        self._tap: str | None = None
+        self._taps: dict[str, str] = {}
         self._process: ManagedProcess | None = None
         self._qmp: Qmp | None = None
         self._agent: GuestAgent | None = None
@@ -135,14 +137,16 @@ class VirtualServer:
             raise LabError(f"{self.name} is on already")
         self._drop_connections()
         self._make_files()
-        if self._tap is None:
-            self._tap = self._network.add_tap(f"tap-{self.name}"[:15])
+        if not self._taps:
+            self._taps["main"] = self._network.add_tap(f"tap-{self.name}"[:15])
+            if self.spec.storage:
+                self._taps["storage"] = self._network.add_tap(f"sto-{self.name}"[:15], STORAGE)
         argv = qemu.command_line(
             self.spec,
             self.image,
             self.app,
             self.files,
-            self._tap,
+            self._taps,
             self._plugged,
             faults=self._faults,
             warnings=self._warnings,
@@ -207,11 +211,10 @@ class VirtualServer:
         self._drop_connections()
 
     def close(self) -> None:
-        """Pull the plug and take its cable away; its files stay. Safe to call again."""
+        """Pull the plug and take its cables away; its files stay. Safe to call again."""
         self.power_off_hard()
-        if self._tap is not None:
-            self._network.del_tap(self._tap)
-            self._tap = None
+        while self._taps:
+            self._network.del_tap(self._taps.popitem()[1])
 
     def freeze(self) -> None:
         """Stop its processors, and its clocks with them: for its processes no time passes until ``thaw``."""
@@ -303,21 +306,42 @@ class VirtualServer:
 
     # ---- Cables and SSDs
 
-    def cut_cable(self, *, noticed: bool = False) -> None:
-        """Cut its network cable.
+    def cut_cable(self, *, network: str = "main", noticed: bool = False) -> None:
+        """Cut a network cable.
 
         Args:
+            network: ``main``, or ``storage`` for that of its second card.
             noticed: Whether its network card notices (no carrier); else frames vanish behind a switch.
-        """
-        self._network.set_link(self._cable(), up=False)
-        if noticed:
-            self._monitor().execute("set_link", arguments={"name": "cable", "up": False})
 
-    def mend_cable(self) -> None:
-        """Undo ``cut_cable``, however it was cut."""
-        self._network.set_link(self._cable(), up=True)
+        Raises:
+            LabError: It has no such cable, or was never on.
+        """
+        self._network.set_link(self._cable(network), up=False)
+        if noticed:
+            self._monitor().execute("set_link", arguments={"name": qemu.CARDS[network], "up": False})
+
+    def mend_cable(self, *, network: str = "main") -> None:
+        """Undo ``cut_cable``, however it was cut.
+
+        Raises:
+            LabError: It has no such cable, or was never on.
+        """
+        self._network.set_link(self._cable(network), up=True)
         if self.powered:
-            self._monitor().execute("set_link", arguments={"name": "cable", "up": True})
+            self._monitor().execute("set_link", arguments={"name": qemu.CARDS[network], "up": True})
+
+    def hold_back_storage_address(self) -> None:
+        """Let its second card boot without its address, until ``bring_storage_address``."""
+        self.run(f"touch {HELD_BACK} && sync {HELD_BACK}")
+
+    def bring_storage_address(self) -> None:
+        """Give its second card its address, now and at every boot. Nothing happens if it has it.
+
+        Raises:
+            CommandError: It has no second card.
+        """
+        self.run(["ip", "address", "replace", self.spec.storage, "dev", "eth1"])
+        self.run(["rm", "-f", HELD_BACK])
 
     def plugged(self) -> dict[str, str]:
         """Serial number → port of every SSD that is in it now."""
@@ -641,10 +665,11 @@ class VirtualServer:
         for device in pcie.ssd_devices(ssd, self._ports[port].bus, self._warnings.get(ssd.serial, 0)):
             monitor.execute("device_add", arguments=device)
 
-    def _cable(self) -> str:
-        if self._tap is None:
-            raise LabError(f"{self.name} has no cable: start it first")
-        return self._tap
+    def _cable(self, network: str) -> str:
+        if network not in self._taps:
+            has = ", ".join(self._taps) or "none; start it first"
+            raise LabError(f"{self.name} has no cable to network {network}; it has: {has}")
+        return self._taps[network]
 
     def _running_agent(self) -> GuestAgent:
         if self._agent is None:
@@ -738,7 +763,7 @@ def start_all(servers: Iterable[VirtualServer], timeout: float = 180) -> None:
 def boot(
     lab: Room,
     repo: Path,
-    names: Sequence[str],
+    names: Sequence[str | ServerSpec],
     *,
     prepare: Callable[[VirtualServer], None] | None = None,
     timeout: float = 240,
@@ -748,7 +773,7 @@ def boot(
     Args:
         lab: One that is up.
         repo: The repository's root. What servers start from must be built: see `image.server_image`.
-        names: Of specifications, such as ``gpu-a``.
+        names: Of specifications, such as ``gpu-a``; or a specification itself.
         prepare: Called with each server before it is switched on for the first time, to fill its SSDs' image files.
         timeout: Seconds for all of them.
 
@@ -757,7 +782,7 @@ def boot(
     """
     base = image.server_image(repo)
     app = image.app_image(repo, base.tree)
-    specs = [spec.load(name) for name in names]
+    specs = [spec.load(name) if isinstance(name, str) else name for name in names]
     hosts = {one.name: one.ip for one in specs}
     made = [
         VirtualServer(one, image=base, app=app, run_dir=lab.run_dir, network=lab.network, hosts=hosts) for one in specs

@@ -10,11 +10,14 @@ ports. Lists under ``ports`` and ``switch`` hold one device a port, each a mappi
 - ``empty: NAME`` — a port to plug something into later;
 - ``switch: [...]`` — a PCIe switch and what is behind it; switches may be nested.
 
+With ``storage: 10.78.0.11/24`` beside ``address`` it has a second network card, in the storage network.
+
 Pure: no input or output except in ``load``.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,6 +107,7 @@ class ServerSpec:
     Attributes:
         name: Host name; also the Kubernetes node's.
         address: Its IPv4 address in the lab's network, with the prefix length.
+        storage: That of its second network card in the storage network; empty when it has none.
         memory: Bytes, divided equally between the NUMA nodes.
         cpus: Virtual CPUs, dealt out to the NUMA nodes in order.
         nodes: Number of NUMA nodes.
@@ -118,11 +122,17 @@ class ServerSpec:
     nodes: int
     uuid: uuid.UUID
     roots: tuple[Root, ...]
+    storage: str = ""
 
     @property
     def ip(self) -> str:
         """The address without the prefix length."""
         return self.address.split("/")[0]
+
+    @property
+    def storage_ip(self) -> str:
+        """The address in the storage network without the prefix length; empty when it has none."""
+        return self.storage.split("/")[0]
 
     @property
     def machine_id(self) -> str:
@@ -164,6 +174,7 @@ def parse(document: Mapping[str, Any]) -> ServerSpec:
         nodes=len(nodes),
         uuid=uuid.UUID(str(reader.take("uuid", uuid.uuid5(_NAMESPACE, name)))),
         roots=tuple(root for node in nodes for root in _roots(node)),
+        storage=str(reader.take("storage", "")),
     )
     reader.finish()
     _check(spec)
@@ -211,6 +222,8 @@ def _check(spec: ServerSpec) -> None:
     _unique("device name", [device.name for device in devices])
     _unique("serial number", [ssd.serial for ssd in spec.ssds()])
     _unique("root bus", [str(root.bus) for root in spec.roots])
+    for address in filter(None, (spec.address, spec.storage)):
+        _check_address(spec, address)
     if spec.cpus < spec.nodes:
         raise LabError(f"server {spec.name}: {spec.cpus} CPUs cannot be dealt out to {spec.nodes} NUMA nodes")
     if any(root.node >= spec.nodes for root in spec.roots):
@@ -220,6 +233,15 @@ def _check(spec: ServerSpec) -> None:
             raise LabError(f"SSD {ssd.name}: a serial number has 1 to 20 characters")
     if sum(ssd.system for ssd in spec.ssds()) > 1:
         raise LabError(f"server {spec.name}: at most one SSD can be the system disk")
+
+
+def _check_address(spec: ServerSpec, address: str) -> None:
+    try:
+        length = ipaddress.IPv4Interface(address).network.prefixlen
+    except ValueError as error:
+        raise LabError(f"server {spec.name}: {address!r} is no address such as 10.77.0.11/24") from error
+    if "/" not in address or length == 32:
+        raise LabError(f"server {spec.name}: {address} needs its network's prefix length, such as /24")
 
 
 def _unique(what: str, values: Sequence[str]) -> None:

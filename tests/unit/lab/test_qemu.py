@@ -20,7 +20,7 @@ SSD = Ssd("A", "K1", 1 << 30)
 def words(name="gpu-a", run_dir=Path("/run/lab"), **wrong):
     one = spec.load(name)
     files = qemu.Files(run_dir, name)
-    return qemu.command_line(one, IMAGE, Path("/c/app.ext4"), files, "tap0", pcie.layout(one).ssds, **wrong)
+    return qemu.command_line(one, IMAGE, Path("/c/app.ext4"), files, {"main": "tap0"}, pcie.layout(one).ssds, **wrong)
 
 
 def documents(line, option):
@@ -86,3 +86,25 @@ def test_the_server_is_told_which_disk_it_boots_from():
 def test_mac_addresses_differ_and_stay():
     assert qemu.mac_address("gpu-a") == qemu.mac_address("gpu-a") != qemu.mac_address("gpu-b")
     assert qemu.mac_address("gpu-a").startswith("52:54:00:")
+    assert qemu.mac_address("gpu-a") != qemu.mac_address("gpu-a", "storage") != qemu.mac_address("gpu-b", "storage")
+
+
+def test_a_second_cable_is_a_second_card_after_the_first():
+    one = spec.load("gpu-a")
+    files = qemu.Files(Path("/run/lab"), "gpu-a")
+    line = qemu.command_line(
+        one, IMAGE, Path("/c/app.ext4"), files, {"main": "tap0", "storage": "sto0"}, pcie.layout(one).ssds
+    )
+    cards = [device for device in documents(line, "-device") if device["driver"] == "virtio-net-pci"]
+    assert [card["id"] for card in cards] == [qemu.CARDS["main"], qemu.CARDS["storage"]]
+    cables = [line[n + 1].split(",") for n, word in enumerate(line) if word == "-netdev"]
+    assert [f"id={card['netdev']}" for card in cards] == [cable[1] for cable in cables]
+    assert [cable[2] for cable in cables] == ["ifname=tap0", "ifname=sto0"]
+
+
+def test_the_server_is_told_its_storage_address_if_it_has_one():
+    numa = [{"node": 0}]
+    two = spec.parse({"name": "s", "address": "10.77.0.9/24", "storage": "10.78.0.9/24", "numa": numa})
+    assert "STORAGE=10.78.0.9/24\n" in qemu.facts(two, "10.77.0.1")
+    one = spec.parse({"name": "s", "address": "10.77.0.9/24", "numa": numa})
+    assert "STORAGE=\n" in qemu.facts(one, "10.77.0.1")

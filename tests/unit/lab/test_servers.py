@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import servers, spec
+from lab import network, servers, spec
 from lab.errors import LabError
 from lab.image import ServerImage
 from lab.servers import VirtualServer
@@ -15,15 +15,21 @@ from lab.servers import VirtualServer
 IMAGE = ServerImage(Path("/c/root"), Path("/c/root.ext4"), Path("/c/vmlinux"), Path("/c/initramfs"))
 
 
-class NoNetwork:
-    def add_tap(self, name):
+class Switches:
+    def __init__(self):
+        self.taps = {}
+        self.cut = set()
+
+    def add_tap(self, name, bridge=network.MAIN):
+        self.taps[name] = bridge.name
         return name
 
     def del_tap(self, name):
-        raise AssertionError
+        del self.taps[name]
 
     def set_link(self, name, *, up):
-        raise AssertionError
+        self.cut ^= {name}
+        assert (name in self.cut) is not up
 
 
 def head(path, size):
@@ -32,10 +38,20 @@ def head(path, size):
 
 
 @pytest.fixture
-def room(tmp_path):
+def switches():
+    return Switches()
+
+
+@pytest.fixture
+def room(tmp_path, switches):
     def build(name):
         return VirtualServer(
-            spec.load(name), image=IMAGE, app=Path("/c/app"), run_dir=tmp_path, network=NoNetwork(), hosts={}
+            spec.load(name) if isinstance(name, str) else name,
+            image=IMAGE,
+            app=Path("/c/app"),
+            run_dir=tmp_path,
+            network=switches,
+            hosts={},
         )
 
     return build
@@ -173,7 +189,7 @@ def test_servers_are_prepared_before_any_of_them_is_switched_on(tmp_path, monkey
 
     class Room:
         run_dir = tmp_path
-        network = NoNetwork()
+        network = Switches()
 
         def add_server(self, server):
             happened.append(("on", server.name))
@@ -186,3 +202,36 @@ def test_servers_are_prepared_before_any_of_them_is_switched_on(tmp_path, monkey
     )
     assert list(booted) == ["strangers"]
     assert happened == [("prepare", "strangers"), ("on", "strangers"), ("wait", 1)]
+
+
+# ---- Cables
+
+
+def described(name, **more):
+    return spec.parse({"name": name, "address": "10.77.0.9/24", "numa": [{"node": 0}], **more})
+
+
+def test_a_server_with_a_storage_address_has_a_cable_to_each_network(room, devices, switches):
+    server = room(described("two", storage="10.78.0.9/24"))
+    server.start()
+    assert switches.taps == {"tap-two": network.MAIN.name, "sto-two": network.STORAGE.name}
+    server.cut_cable(network="storage")
+    assert switches.cut == {"sto-two"}
+    server.power_off_hard()
+    server.mend_cable(network="storage")
+    server.cut_cable()
+    assert switches.cut == {"tap-two"}
+    server.start()
+    assert len(switches.taps) == 2, "cables stay over power cuts"
+    server.close()
+    assert switches.taps == {}
+
+
+def test_a_cable_that_is_not_there_is_not_cut(room, devices, switches):
+    server = room(described("one"))
+    with pytest.raises(LabError, match="no cable to network main; it has: none; start it first"):
+        server.cut_cable()
+    server.start()
+    with pytest.raises(LabError, match="no cable to network storage; it has: main"):
+        server.cut_cable(network="storage")
+    assert switches.cut == set()

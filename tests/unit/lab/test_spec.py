@@ -27,6 +27,11 @@ def test_a_server_has_defaults_and_stable_identities():
     assert len(one.machine_id) == 32
 
 
+def test_a_second_card_has_an_address_of_its_own():
+    assert spec.parse(server(storage="10.78.0.9/24")).storage_ip == "10.78.0.9"
+    assert spec.parse(server()).storage_ip == ""
+
+
 def test_nested_switches_are_read():
     parsed = spec.parse(with_ports({"switch": [{"gpu": "g"}, {"switch": [{"ssd": "A", "serial": "K1"}]}]}))
     assert parsed.roots[0].ports == (spec.Switch((spec.Gpu("g"), spec.Switch((spec.Ssd("A", "K1", 2 << 30),)))),)
@@ -40,7 +45,7 @@ def test_strangers_have_room_for_many_foreign_disks():
     assert len(rooms.disks()) == 32
 
 
-@pytest.mark.parametrize("name", ["gpu-a", "gpu-b", "strangers"])
+@pytest.mark.parametrize("name", ["gpu-a", "gpu-b", "gpu-c", "strangers"])
 def test_the_specifications_in_the_repository_are_good(name):
     assert spec.load(name).name == name
 
@@ -49,7 +54,8 @@ def test_no_address_or_serial_number_is_used_twice_in_the_lab():
     specs = [spec.load(path.stem) for path in spec.SPECS.glob("*.yaml")]
     serials = [ssd.serial for one in specs for ssd in one.ssds()]
     assert len(set(serials)) == len(serials)
-    assert len({one.ip for one in specs}) == len(specs)
+    addresses = [address for one in specs for address in (one.ip, one.storage_ip) if address]
+    assert len(set(addresses)) == len(addresses)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +63,8 @@ def test_no_address_or_serial_number_is_used_twice_in_the_lab():
     [
         (server(colour="red"), "unknown keys colour"),
         (server(memory="much"), "not a number of bytes"),
+        (server(storage="10.78.0"), "no address such as"),
+        (server(storage="10.78.0.9"), "prefix length"),
         (server(cpus=0), "dealt out"),
         (with_ports({"disk": "A"}), "needs one of"),
         (with_ports({"ssd": "A"}), "serial is missing"),
