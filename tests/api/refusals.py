@@ -103,6 +103,21 @@ RULES: tuple[Refused, ...] = (
         "near.gpu is an address within one server: give near.node too, or the GPU's UUID", near={"gpu": "0000:4e:00.0"}
     ),
     volume("near.maxDistance is measured from a GPU: give near.gpu too", near={"node": "a", "maxDistance": "PIX"}),
+    pool(
+        "TLS is the kernel's for NVMe/TCP only: take transport tcp, or tls None",
+        export={"transport": "rdma"},
+        security={"tls": "Required"},
+    ),
+    pool(
+        "nvmet does not compare a TLS key with the host that uses it: tls Required needs authentication Bidirectional",
+        security={"tls": "Required", "authentication": "None"},
+    ),
+    Refused(
+        "FlashVolume",
+        {"pool": "fast", "size": "1Gi", "sharing": "Shared"},
+        "sharing is immutable: make another volume and copy the data",
+        before={"pool": "fast", "size": "1Gi"},
+    ),
     Refused("FlashAttachment", {**ATTACHMENT, "volume": "kv-1"}, _ATTACHMENT, before=ATTACHMENT),
     Refused("FlashAttachment", {**ATTACHMENT, "nodeName": "gpu-c"}, _ATTACHMENT, before=ATTACHMENT),
     Refused("FlashNode", {}, _NODE_UUID, status={"systemUUID": "other"}, status_before={"systemUUID": UUID}),
@@ -144,6 +159,11 @@ SCHEMA: tuple[Refused, ...] = (
     export("should be greater than or equal to 1", lossSeconds=-1),
     export("should be less than or equal to 86400", lossSeconds=86401),
     export("must be of type integer", lossSeconds="600"),
+    export('supported values: "tcp", "rdma"', transport="fc"),
+    pool('supported values: "Bidirectional", "None"', security={"authentication": "Off"}),
+    pool('supported values: "None", "Required"', security={"tls": "Off"}),
+    pool("spec.security.tls: Invalid value", security={"tls": False}),
+    volume('supported values: "Exclusive", "Shared"', sharing="Some"),
     Refused("FlashVolume", {"size": "1Gi"}, "spec.pool: Required value"),
     Refused("FlashVolume", {"pool": "fast"}, "spec.size: Required value"),
     volume("spec.pool in body should be at least 1 chars long", pool=""),

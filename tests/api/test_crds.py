@@ -81,7 +81,8 @@ def test_a_pool_that_names_ssds_by_serial_gets_the_rest_by_defaults(client, make
         "nodes": {},
         "reserve": "0%",
         "wipe": "Zero",
-        "export": {"ports": "4420-5443", "reconnectSeconds": 2, "lossSeconds": 600},
+        "export": {"transport": "tcp", "ports": "4420-5443", "reconnectSeconds": 2, "lossSeconds": 600},
+        "security": {"authentication": "Bidirectional", "tls": "None"},
     }
     assert "status" not in made
     read = FlashPool.from_json(made)
@@ -154,7 +155,7 @@ def test_the_id_is_set_once_and_the_same_size_may_be_written_otherwise(client):
     made = send(client, "POST", body_of(FlashVolume, {"pool": "fast", "size": "5Gi"}))
     made = send(client, "PUT", {**made, "spec": {**made["spec"], "id": UUID}})
     made = send(client, "PUT", {**made, "spec": {**made["spec"], "size": 5368709120}})
-    assert made["spec"] == {"pool": "fast", "size": 5368709120, "id": UUID}
+    assert made["spec"] == {"pool": "fast", "size": 5368709120, "id": UUID, "sharing": "Exclusive"}
 
 
 def test_a_node_needs_no_spec(client):

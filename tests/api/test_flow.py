@@ -30,13 +30,8 @@ def simulation(fleet: Fleet) -> Iterator[Simulation]:
         "gpu-a": SimulatedServer("gpu-a", "10.0.0.1", network, [gpu(1), gpu(2)], [ssd("A1", 1), ssd("A2", 2)]),
         "gpu-b": SimulatedServer("gpu-b", "10.0.0.2", network, [gpu(1)], [ssd("B1", 1)]),
     }
-    kubeconfig = str(fleet.lab.control_plane.kubeconfig("kubeflash-agent-sim", groups=("kubeflash:agents",)))
-    made = Simulation(kubeconfig, servers)
-    for name in servers:
-        made.start(name)
-        fleet.wait_ready("flashnode", name, namespace=None, timeout=30)
-    yield made
-    made.close()
+    with Simulation.running(fleet, servers, "kubeflash-agent-sim") as made:
+        yield made
 
 
 def test_the_flashnode_says_what_the_server_has(fleet, simulation):

@@ -32,9 +32,10 @@ def main(argv: list[str]) -> int:
         bench, rest = exports.Bench.real(root, device, rest[0]), rest[1:]
         jobs = [(call.__name__, lambda call=call: exports.run(call, bench)) for call in exports.CONTRACTS]
         if bench.can_connect:
-            from contract import connecting  # noqa: PLC0415
+            from contract import connecting, reaching, securing  # noqa: PLC0415
 
-            jobs += [(call.__name__, lambda call=call: exports.run(call, bench)) for call in connecting.CONTRACTS]
+            for call in (*connecting.CONTRACTS, *securing.CONTRACTS, *reaching.CONTRACTS):
+                jobs.append((call.__name__, lambda call=call: exports.run(call, bench)))
     wanted = {f"contract_{name.removeprefix('contract_')}" for name in rest}
     return _run([(name, call) for name, call in jobs if not wanted or name in wanted])
 

@@ -14,10 +14,11 @@ from kubeflash.host import nvmet  # noqa: E402
 from support.fake_nvmet import Crashing, FakeNvmet, Killed  # noqa: E402
 
 DEVICE = "/dev/nvme0n1p3"
+OTHER = "/dev/nvme2n1p3"
 
 
 def fake() -> Bench:
-    return Bench(FakeNvmet(devices={DEVICE}), DEVICE, "127.0.0.1")
+    return Bench(FakeNvmet(devices={DEVICE, OTHER}), DEVICE, "127.0.0.1", OTHER)
 
 
 @pytest.mark.parametrize("contract", exports.CONTRACTS, ids=lambda item: item.__name__.removeprefix("contract_"))
@@ -78,6 +79,55 @@ def test_killed_after_every_change_of_building() -> None:
         if not killed:
             break
     assert after > 15
+
+
+@pytest.mark.parametrize("kind", ["open", "tls", "rdma"])
+def test_killed_after_every_change_of_building_another_kind(kind: str) -> None:
+    bench = fake()
+    bench.fs.transports.add("rdma")
+    export = Export(bench, transport="rdma" if kind == "rdma" else "tcp", tls=kind == "tls")
+    export.keys = None if kind == "open" else export.keys
+    export.up(bench.fs)
+    wished = _normal(bench)
+    exports.sweep(bench.fs)
+    killed, after = True, 0
+    while killed:
+        after += 1
+        killed = _crash(bench, export.build(), after)
+        state = nvmet.read_state(bench.fs)
+        port = state.ports.get(export.port)
+        if port is not None and port.subsystems:
+            assert port.tls == export.tls, "it listened without TLS"
+            assert state.hosts[export.names.host_nqn].authenticated == (export.keys is not None)
+        export.up(bench.fs)
+        assert _normal(bench) == wished, after
+        exports.sweep(bench.fs)
+
+
+def test_killed_after_every_change_of_replacing_a_device() -> None:
+    bench = fake()
+    export = Export(bench)
+
+    def replace(fs: object) -> None:
+        nvmet.replace_device(fs, export.nqn, 1, device=OTHER, uuid=export.volume_id)
+
+    def enable(fs: object) -> None:  # what is planned for a namespace that is disabled
+        nvmet.add_namespace(fs, export.nqn, 1, device=OTHER, uuid=export.volume_id)
+        nvmet.enable_namespace(fs, export.nqn, 1)
+
+    for again in (replace, enable):
+        killed, after = True, 0
+        while killed:
+            after += 1
+            export.up(bench.fs)
+            killed = _crash(bench, [replace], after)
+            (namespace,) = nvmet.read_state(bench.fs).subsystems[export.nqn].namespaces
+            (again if not namespace.enabled else replace)(bench.fs)
+            (namespace,) = nvmet.read_state(bench.fs).subsystems[export.nqn].namespaces
+            assert (namespace.device, namespace.enabled, namespace.uuid) == (OTHER, True, export.volume_id)
+            assert bench.fs.listdir(f"ports/{export.port}/subsystems") == [export.nqn]
+            exports.sweep(bench.fs)
+        assert after == 4  # disable, device_path, enable, and one more that is not reached
 
 
 def test_killed_after_every_change_of_building_then_fenced() -> None:

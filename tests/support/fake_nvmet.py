@@ -20,7 +20,13 @@ ALLOWED = re.compile(r"subsystems/[^/]+/allowed_hosts/[^/]+")
 LINKED = re.compile(r"ports/[^/]+/subsystems/[^/]+")
 
 HOST_FILES = {"dhchap_key": "", "dhchap_ctrl_key": "", "dhchap_hash": HASHES[0], "dhchap_dhgroup": GROUPS[0]}
-SUBSYSTEM_FILES = {"attr_allow_any_host": "0", "attr_serial": "0123456789abcdef0123", "attr_model": "Linux"}
+SUBSYSTEM_FILES = {
+    "attr_allow_any_host": "0",
+    "attr_serial": "0123456789abcdef0123",
+    "attr_model": "Linux",
+    "attr_cntlid_min": "1",
+    "attr_cntlid_max": "65519",
+}
 NAMESPACE_FILES = {
     "device_path": "(null)",
     "device_uuid": NULL_UUID,
@@ -28,7 +34,16 @@ NAMESPACE_FILES = {
     "enable": "0",
     "revalidate_size": "",
 }
-PORT_FILES = {"addr_trtype": "", "addr_adrfam": "", "addr_traddr": "", "addr_trsvcid": ""}
+PORT_FILES = {
+    "addr_trtype": "",
+    "addr_adrfam": "",
+    "addr_traddr": "",
+    "addr_trsvcid": "",
+    "addr_tsas": "",
+    "addr_treq": "not specified",
+}
+TSAS = {"tcp": "none", "rdma": "connected"}  # what writing the transport sets it to
+TREQS = ("not specified", "required", "not required")
 
 
 def fail(number: int, path: str) -> OSError:
@@ -38,15 +53,17 @@ def fail(number: int, path: str) -> OSError:
 
 @dataclass
 class FakeNvmet:
-    """The tree. `devices`, `addresses` and `listening` are the machine around it.
+    """The tree. `devices`, `read_only`, `addresses`, `transports` and `listening` are the machine around it.
 
     `sizes` has the bytes of a device where a test cares, `seen` what the consumers of a namespace take it for.
     """
 
     devices: set[str] = field(default_factory=set)
+    read_only: set[str] = field(default_factory=set)
     sizes: dict[str, int] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
     addresses: set[str] = field(default_factory=lambda: {"127.0.0.1", "0.0.0.0"})
+    transports: set[str] = field(default_factory=lambda: {"tcp"})
     listening: set[tuple[str, str]] = field(default_factory=set)
     loaded: bool = True
     folders: set[str] = field(default_factory=lambda: {"hosts", "subsystems", "ports"})
@@ -141,9 +158,26 @@ class FakeNvmet:
         else:
             if any(link.startswith(f"{owner}/subsystems/") for link in self.links):
                 raise fail(errno.EACCES, path)
-            if name == "addr_trtype" and value not in ("tcp", "rdma", "loop", "fc"):
-                raise fail(errno.EINVAL, path)
-            self.files[path] = value
+            self._port(owner, name, value)
+
+    def _port(self, owner: str, name: str, value: str) -> None:
+        transport, tsas = self.files[f"{owner}/addr_trtype"], self.files[f"{owner}/addr_tsas"]
+        if name == "addr_trtype":
+            if value not in ("tcp", "rdma", "loop", "fc"):
+                raise fail(errno.EINVAL, owner)
+            self.files[f"{owner}/addr_tsas"] = TSAS.get(value, "")
+        elif name == "addr_tsas":
+            if transport != "tcp" or value not in ("none", "tls1.3"):
+                raise fail(errno.EINVAL, owner)
+            treq = self.files[f"{owner}/addr_treq"]
+            if value == "none":
+                treq = "not specified"
+            elif treq == "not specified":
+                treq = "required"
+            self.files[f"{owner}/addr_treq"] = treq
+        elif name == "addr_treq" and (value not in TREQS or (tsas == "tls1.3" and value == "not specified")):
+            raise fail(errno.EINVAL, owner)
+        self.files[f"{owner}/{name}"] = value
 
     def _host_value(self, path: str, name: str, value: str) -> str:
         if name == "dhchap_hash" and value not in HASHES:
@@ -155,10 +189,17 @@ class FakeNvmet:
         return value
 
     def _subsystem(self, path: str, name: str, value: str) -> None:
+        owner = path.rpartition("/")[0]
+        if name.startswith("attr_cntlid"):
+            low, high = (int(self.files[f"{owner}/attr_cntlid_{end}"]) for end in ("min", "max"))
+            number = int(value)
+            if number == 0 or (number > high if name.endswith("min") else number < low):
+                raise fail(errno.EINVAL, path)
+            self.files[path] = value
+            return
         limit = {"attr_serial": 20, "attr_model": 40, "attr_allow_any_host": 1}[name]
         if not 0 < len(value) <= limit:
             raise fail(errno.EINVAL, path)
-        owner = path.rpartition("/")[0]
         if name == "attr_allow_any_host" and value == "1" and self.listdir(f"{owner}/allowed_hosts"):
             raise fail(errno.EINVAL, path)
         self.files[path] = value
@@ -171,6 +212,8 @@ class FakeNvmet:
                 raise fail(errno.EINVAL, owner)
             if value == "1" and not enabled and device not in self.devices:
                 raise fail(errno.ENOENT, owner)
+            if value == "1" and not enabled and device in self.read_only:
+                raise fail(errno.EACCES, owner)
             if value == "1" and not enabled:
                 self.seen[owner] = self.sizes.get(device, 0)
             self.files[f"{owner}/enable"] = value
@@ -204,7 +247,7 @@ class FakeNvmet:
         if any(item.startswith(f"{port}/subsystems/") for item in self.links):
             return
         address, service = self.files[f"{port}/addr_traddr"], self.files[f"{port}/addr_trsvcid"]
-        if self.files[f"{port}/addr_trtype"] != "tcp":
+        if self.files[f"{port}/addr_trtype"] not in self.transports:
             raise fail(errno.EINVAL, link)
         if address not in self.addresses:
             raise fail(errno.EADDRNOTAVAIL, link)

@@ -82,8 +82,25 @@ def ssd_json(
     }
 
 
-def node(name: str, number: int, gpus: list[dict[str, Any]], ssds: list[dict[str, Any]], key: str = "") -> FlashNode:
-    return make(FlashNode, name, number, status={"systemUUID": name, "publicKey": key, "gpus": gpus, "ssds": ssds})
+ABILITIES = ("nvmet", "nvmetTcp", "nvmetRdma", "nvmeTcp", "nvmeRdma", "authentication", "tls")
+
+
+def kernel_json(*lacking: str) -> dict[str, Any]:
+    """A kernel that can do everything but this."""
+    able = {name: {"available": name not in lacking, "how": f"how {name} shows"} for name in ABILITIES}
+    return {"release": "6.12", **able}
+
+
+def node(
+    name: str,
+    number: int,
+    gpus: list[dict[str, Any]],
+    ssds: list[dict[str, Any]],
+    key: str = "",
+    lacking: tuple[str, ...] = (),
+) -> FlashNode:
+    status = {"systemUUID": name, "publicKey": key, "gpus": gpus, "ssds": ssds, "linux": kernel_json(*lacking)}
+    return make(FlashNode, name, number, status=status)
 
 
 def pool(name: str, number: int, *serials: str, age: int = 0, **spec: Any) -> FlashPool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from fleet import JSON, Fleet, condition
 from lab import image, spec
 from lab.lab import Lab
-from lab.servers import VirtualServer, start_all
+from lab.servers import VirtualServer, boot
 
 REPO = Path(__file__).parents[2]
 BLOCK = 4096
@@ -23,20 +23,25 @@ BY_ID = "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_"
 
 
 @contextmanager
+def several_servers(
+    *these: str | JSON, fill: Callable[[VirtualServer, Lab], None] | None = None, timeout: float = 240
+) -> Iterator[Fleet]:
+    """A lab with a control plane and these servers, by the names of their specifications or described here.
+
+    `fill` is called with each before it is switched on.
+    """
+    image.app_image(REPO, image.server_image(REPO).tree)  # before the lab's network is entered
+    specs = [one if isinstance(one, str) else spec.parse(one) for one in these]
+    with Lab(f"machine-{os.getpid()}") as lab:
+        prepare = None if fill is None else lambda server: fill(server, lab)
+        yield Fleet(lab, boot(lab, REPO, specs, prepare=prepare, timeout=timeout))
+
+
+@contextmanager
 def lone_server(document: JSON, fill: Callable[[VirtualServer, Lab], None] | None = None) -> Iterator[Fleet]:
     """A lab with a control plane and one server of this description; `fill` is called before it is switched on."""
-    base = image.server_image(REPO)
-    app = image.app_image(REPO, base.tree)  # before the lab's network is entered
-    one = spec.parse(document)
-    with Lab(f"machine-{os.getpid()}") as lab:
-        server = VirtualServer(
-            one, image=base, app=app, run_dir=lab.run_dir, network=lab.network, hosts={one.name: one.ip}
-        )
-        if fill is not None:
-            fill(server, lab)
-        lab.add_server(server)
-        start_all([server], 240)
-        yield Fleet(lab, {one.name: server})
+    with several_servers(document, fill=fill) as fleet:
+        yield fleet
 
 
 class RealServers:
@@ -79,6 +84,14 @@ def ssd_of(node: JSON, ssd_id: str) -> JSON:
     """What a FlashNode says of one SSD; empty when it has none of that id."""
     ssds = node.get("status", {}).get("ssds", [])
     return next((item for item in ssds if item["id"] == ssd_id), {})
+
+
+def place_of(fleet: Fleet, name: str) -> tuple[int, int]:
+    """Start and bytes of a volume on its SSD."""
+    found = fleet.get("flashvolume", name)
+    node = fleet.get("flashnode", found["status"]["nodeName"], None)
+    extents = ssd_of(node, found["status"]["ssd"])["volumes"]
+    return next((item["start"], item["bytes"]) for item in extents if item["id"] == found["spec"]["id"])
 
 
 # ---- Image files, read from outside

@@ -17,13 +17,22 @@ from kubeflash.agent.observation import Observation
 from kubeflash.api.v1alpha1 import Ability, Kernel, NodeAddress
 from kubeflash.domain import steps
 from kubeflash.domain.carving import DiskView, SsdState, is_ours, judge, volumes_of
-from kubeflash.domain.dhchap import DhchapKeys
 from kubeflash.domain.disk import LABEL_TYPE, MIB, Label, Partition, PartitionTable
-from kubeflash.domain.fabric import Connection, NvmetNamespace, NvmetPort, NvmetState, NvmetSubsystem, Portal
-from kubeflash.domain.sealing import SealBroken, unseal
+from kubeflash.domain.fabric import (
+    Connection,
+    NvmetHost,
+    NvmetNamespace,
+    NvmetPort,
+    NvmetState,
+    NvmetSubsystem,
+    Portal,
+)
+from kubeflash.domain.names import is_ours as is_ours_nqn
+from kubeflash.domain.sealing import ExportKeys, SealBroken, unseal
 from kubeflash.host.errors import HostError
 from kubeflash.host.inventory import Inventory
 from kubeflash.host.nvme import NvmeSsd
+from kubeflash.host.nvmet import PortTaken
 from kubeflash.host.smart import Health
 from kubeflash.topology.tree import Hop, PciDevice
 
@@ -36,9 +45,11 @@ class Network:
     """Who listens where."""
 
     servers: dict[str, SimulatedServer] = field(default_factory=dict)
+    cut: set[str] = field(default_factory=set)
+    """Addresses whose cable is out."""
 
     def target(self, portal: Portal, nqn: str) -> SimulatedServer:
-        server = self.servers.get(portal.address)
+        server = self.servers.get(portal.address) if portal.address not in self.cut else None
         port = server.nvmet.ports.get(portal.port) if server is not None else None
         if server is None or port is None or not port.subsystems:
             raise HostError(f"{portal}: connection refused")
@@ -107,8 +118,11 @@ class SimulatedServer:
         self.gpus, self.ssds = tuple(gpus), {item.id: item for item in ssds}
         self.disks = {item.id: DiskView(item.id, item.bytes) for item in ssds}
         self.nvmet = NvmetState()
-        self.keys: dict[str, DhchapKeys] = {}
-        self.connections: dict[str, Connection] = {}
+        self.keys: dict[str, ExportKeys] = {}
+        self.connections: dict[tuple[str, str], Connection] = {}
+        self.read_only: set[str] = set()
+        self.addresses = [address]
+        self.listening: set[int] = set()
         self.held: dict[str, str] = {}
         self.refuse: dict[str, str] = {}
         self.broken: Callable[[steps.Step], str] = lambda _: ""
@@ -147,7 +161,16 @@ class SimulatedServer:
                 inventory=Inventory(
                     gpus=self.gpus,
                     ssds=tuple(self.ssds.values()),
-                    kernel=Kernel(release="6.12", nvmet=CAN, nvmet_tcp=CAN, nvme_tcp=CAN, authentication=CAN, tls=CAN),
+                    kernel=Kernel(
+                        release="6.12",
+                        nvmet=CAN,
+                        nvmet_tcp=CAN,
+                        nvmet_rdma=CAN,
+                        nvme_tcp=CAN,
+                        nvme_rdma=CAN,
+                        authentication=CAN,
+                        tls=CAN,
+                    ),
                     system_uuid=self.system_uuid,
                     problems=(),
                 ),
@@ -156,13 +179,22 @@ class SimulatedServer:
                 partitions=self.partitions(),
                 nvmet=self.nvmet,
                 connections=tuple(self._seen(item) for item in self.connections.values()),
-                listening=frozenset(),
-                addresses=(NodeAddress(address=self.address, interface="eth0"),),
+                listening=frozenset(self.listening),
+                addresses=tuple(
+                    NodeAddress(address=item, interface=f"eth{n}") for n, item in enumerate(self.addresses)
+                ),
                 internal=self.address,
-                held={volume: self.held.get(volume, "") for volume in asked_about},
+                read_only=frozenset(self.read_only),
+                held={volume: self._holders(volume) for volume in asked_about},
                 health=dict(self.health),
                 errors=dict(self.errors),
             )
+
+    def _holders(self, volume: str) -> str:
+        """Who uses a volume here: somebody, or a stranger's export of it; KubeFlash's own do not count."""
+        others = [item for item in self.nvmet.subsystems.values() if any(ns.uuid == volume for ns in item.namespaces)]
+        strangers = [item.nqn for item in others if not is_ours_nqn(item.nqn)]
+        return self.held.get(volume, "") or ", ".join(strangers)
 
     def partitions(self) -> dict[str, str]:
         return {
@@ -175,10 +207,11 @@ class SimulatedServer:
 
     def _seen(self, connection: Connection) -> Connection:
         """A connection lives while its target exports."""
-        portal = Portal.parse(connection.address)
+        portal = connection.portal
+        assert portal is not None
         server = self._network.servers.get(portal.address)
-        port = server.nvmet.ports.get(portal.port) if server else None
-        alive = port is not None and connection.nqn in port.subsystems
+        port = server.nvmet.ports.get(portal.port) if server and portal.address not in self._network.cut else None
+        alive = port is not None and connection.nqn in port.subsystems and self.address not in self._network.cut
         return connection if alive else replace(connection, state="connecting")
 
     # --- Executor ---
@@ -255,31 +288,48 @@ class SimulatedServer:
 
     def _apply_export(self, step) -> None:
         state = self.nvmet
-        hosts, subsystems, ports = set(state.hosts), dict(state.subsystems), dict(state.ports)
+        hosts, subsystems, ports = dict(state.hosts), dict(state.subsystems), dict(state.ports)
+        tls = set(state.tls_keys)
         nqn = step.nqn
         match step:
-            case steps.CreateHost(host_nqn=host, sealed_keys=sealed):
-                try:
-                    self.keys[host] = unseal(sealed, self.private)
-                except SealBroken as error:
-                    raise HostError(str(error)) from error
-                hosts.add(host)
+            case steps.CreateHost(host_nqn=host, sealed_keys=sealed, authentication=keyed):
+                self.keys[host] = self._unseal(sealed) if keyed else ExportKeys()
+                hosts[host] = NvmetHost(host, keyed)
+            case steps.AddTlsKey(host_nqn=host, sealed_keys=sealed):
+                assert self._unseal(sealed).psk
+                tls.add((host, nqn))
+            case steps.RemoveTlsKey(host_nqn=host):
+                tls.discard((host, nqn))
             case steps.CreateSubsystem():
                 subsystems[nqn] = NvmetSubsystem(nqn, False, frozenset(), ())
             case steps.AllowHost(host_nqn=host):
                 subsystems[nqn] = replace(subsystems[nqn], allowed_hosts=subsystems[nqn].allowed_hosts | {host})
-            case steps.EnableNamespace(volume_id=volume):
+            case steps.EnableNamespace(volume_id=volume, shared=shared):
                 name = self.partitions().get(volume)
                 if name is None:
                     raise NotAsPlanned(f"volume {volume} is on no SSD of this server now")
+                others = [sub.nqn for sub in subsystems.values() if any(ns.uuid == volume for ns in sub.namespaces)]
+                if not shared and (set(others) - {nqn} or self.held.get(volume)):
+                    raise HostError(f"volume {volume} is {self.held.get(volume) or others}: not exported")
+                if volume in self.read_only:
+                    raise HostError("read-only")
                 subsystems[nqn] = replace(subsystems[nqn], namespaces=(NvmetNamespace(1, name, volume, True),))
+            case steps.ReplaceDevice(nsid=nsid, volume_id=volume):
+                namespaces = (NvmetNamespace(nsid, self.partitions()[volume], volume, True),)
+                subsystems[nqn] = replace(subsystems[nqn], namespaces=namespaces)
             case steps.RevalidateNamespace():
                 assert any(ns.enabled for ns in subsystems[nqn].namespaces)
-            case steps.CreatePort(number=number, portal=portal):
-                ports[number] = NvmetPort(number, "tcp", portal.address, str(portal.port), frozenset())
-            case steps.LinkPort(number=number):
-                if not subsystems[nqn].allowed_hosts or not subsystems[nqn].namespaces:
+            case steps.CreatePort(number=number, portal=portal, tls=only_tls):
+                ports[number] = NvmetPort(
+                    number, portal.transport, portal.address, str(portal.port), frozenset(), only_tls
+                )
+            case steps.LinkPort(number=number, authentication=keyed):
+                allowed = subsystems[nqn].allowed_hosts
+                if not allowed or not subsystems[nqn].namespaces:
                     raise AssertionError("linked too early")
+                assert all(hosts[host].authenticated == keyed for host in allowed), "anybody gets in"
+                if number in self.listening:
+                    raise PortTaken("somebody else listens there")
                 ports[number] = replace(ports[number], subsystems=frozenset({nqn}))
             case steps.DisallowHost(host_nqn=host):
                 subsystems[nqn] = replace(subsystems[nqn], allowed_hosts=subsystems[nqn].allowed_hosts - {host})
@@ -295,39 +345,68 @@ class SimulatedServer:
             case steps.RemovePort(number=number):
                 del ports[number]
             case steps.RemoveHost(host_nqn=host):
-                hosts.discard(host)
+                hosts.pop(host, None)
                 self.keys.pop(host, None)
-        self.nvmet = NvmetState(True, frozenset(hosts), subsystems, ports)
+        self.nvmet = NvmetState(True, hosts, subsystems, ports, frozenset(tls))
+
+    def _unseal(self, sealed: str) -> ExportKeys:
+        try:
+            return unseal(sealed, self.private)
+        except SealBroken as error:
+            raise HostError(str(error)) from error
 
     def _apply_consumer(self, step) -> None:
         match step:
             case steps.Connect():
-                target = self._network.target(step.portal, step.nqn)
-                subsystem = target.nvmet.subsystems[step.nqn]
-                try:
-                    mine = unseal(step.sealed_keys, self.private)
-                except SealBroken as error:
-                    raise HostError(str(error)) from error
-                theirs = target.keys.get(step.host_nqn)
-                if step.host_nqn not in subsystem.allowed_hosts or theirs is None:
-                    raise HostError("not allowed")
-                if (mine.host, mine.controller) != (theirs.host, theirs.controller):
-                    raise HostError("key refused")
-                namespace = subsystem.namespaces[0]
-                number = len(self.connections) + 10
-                self.connections[step.nqn] = Connection(
-                    instance=number,
-                    nqn=step.nqn,
-                    host_nqn=step.host_nqn,
-                    state="live",
-                    transport="tcp",
-                    address=str(step.portal),
-                    device=f"/dev/nvme{number}n1",
-                    uuid=namespace.uuid,
-                    bytes=MIB,
-                )
-            case steps.Disconnect(nqn=nqn):
-                connection = self.connections[nqn]
-                if connection.uuid and self.held.get(connection.uuid):
-                    raise HostError(f"held: {self.held[connection.uuid]}")
-                del self.connections[nqn]
+                self._connect(step)
+            case steps.DropPath(nqn=nqn, portal=portal):
+                others = [self._seen(item).state for item in self._paths(nqn) if item.portal != portal]
+                assert "live" in others, "the last way was dropped"
+                del self.connections[nqn, f"traddr={portal.address},trsvcid={portal.port}"]
+            case steps.SetReadOnly(volume_id=volume, nqn="", read_only=value):
+                (self.read_only.add if value else self.read_only.discard)(volume)
+            case steps.SetReadOnly(nqn=nqn, read_only=value):
+                for item in self._paths(nqn):
+                    self.connections[nqn, item.address] = replace(item, read_only=value)
+            case steps.Disconnect(nqn=nqn, abandoned=abandoned):
+                paths = self._paths(nqn)
+                live = any(self._seen(item).state == "live" for item in paths)
+                words = next((self.held[item.uuid] for item in paths if self.held.get(item.uuid or "")), "")
+                if words and (live or not abandoned):
+                    raise HostError(f"held: {words}")
+                for item in paths:
+                    del self.connections[nqn, item.address]
+
+    def _paths(self, nqn: str) -> list[Connection]:
+        return [item for (known, _), item in self.connections.items() if known == nqn]
+
+    def _connect(self, step: steps.Connect) -> None:
+        if self.address in self._network.cut:
+            raise HostError(f"{step.portal}: no answer")
+        target = self._network.target(step.portal, step.nqn)
+        subsystem = target.nvmet.subsystems[step.nqn]
+        mine = self._unseal(step.sealed_keys) if step.sealed_keys else ExportKeys()
+        theirs = target.keys.get(step.host_nqn)
+        if step.host_nqn not in subsystem.allowed_hosts or theirs is None:
+            raise HostError("not allowed")
+        if (mine.dhchap is None) != (theirs.dhchap is None) or (mine.dhchap and mine.dhchap != theirs.dhchap):
+            raise HostError("key refused")
+        if target.nvmet.ports[step.portal.port].tls != step.tls:
+            raise HostError("the server ended the connection: does the port want TLS?")
+        namespace = subsystem.namespaces[0]
+        paths = self._paths(step.nqn)
+        device = paths[0].device if paths else f"/dev/nvme{len(self.connections) + 10}n1"
+        address = f"traddr={step.portal.address},trsvcid={step.portal.port}"
+        assert (step.nqn, address) not in self.connections, "connected already"
+        ignored = any(item.uuid == namespace.uuid and item.nqn != step.nqn for item in self.connections.values())
+        self.connections[step.nqn, address] = Connection(
+            instance=len(self.connections) + 10,
+            nqn=step.nqn,
+            host_nqn=step.host_nqn,
+            state="live",
+            transport=step.portal.transport,
+            address=address,
+            device=None if ignored else device,
+            uuid=None if ignored else namespace.uuid,
+            bytes=MIB,
+        )

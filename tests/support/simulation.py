@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Self
 
+from fleet import Fleet
 from kubeflash.agent import process
 from kubeflash.domain.sealing import generate_private_key
 from kubeflash.kube.client import Client, load_configuration
@@ -70,6 +73,20 @@ class Simulation:
         self._running[name].result.exception(timeout)
         self.stop(name)
 
+    @classmethod
+    @contextmanager
+    def running(cls, fleet: Fleet, servers: Mapping[str, SimulatedServer], user: str) -> Iterator[Self]:
+        """Agents on all of these servers, whose FlashNodes are Ready; they end with the `with`."""
+        kubeconfig = str(fleet.lab.control_plane.kubeconfig(user, groups=("kubeflash:agents",)))
+        made = cls(kubeconfig, servers)
+        try:
+            for name in servers:
+                made.start(name)
+                fleet.wait_ready("flashnode", name, namespace=None, timeout=30)
+            yield made
+        finally:
+            made.close()
+
     def close(self) -> None:
         for name in list(self._running):
             self.stop(name)
@@ -83,4 +100,4 @@ class Simulation:
         return set(self.servers[server].partitions())
 
     def connections(self, server: str) -> set[str]:
-        return set(self.servers[server].connections)
+        return {nqn for nqn, _ in self.servers[server].connections}

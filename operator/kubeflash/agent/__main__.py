@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> int:
     observer = Observer(root, GpuRules.parse(options.gpu), (server.hostname or "", server.port or 443))
     private = state.load_private_key(options.state_dir)
     executor = Executor(root, observer, private)
-    agent = process.Agent(client, options.node, observer, executor, private, options.namespace)
+    agent = process.Agent(client, options.node, observer, executor, private, options.namespace, root=root)
     if options.plan:
         return asyncio.run(_print_plan(agent, options.cluster_id))
     with state.only_agent(options.run_dir):  # ends with the process

@@ -45,12 +45,14 @@ class Failure:
     Attributes:
         words: what it said.
         step: the step that failed.
+        error: the error that said it.
         tries: how often in a row.
         again: when it may be tried again, by the monotonic clock.
     """
 
     words: str
     step: Step
+    error: Exception
     tries: int
     again: float
 
@@ -206,15 +208,15 @@ class Jobs:
             except (HostError, OSError, ValueError) as error:
                 log.warning("failed: %s: %s", step.describe(), error)
                 failed.add(step.subject)
-                self._failed(step, str(error))
+                self._failed(step, error)
                 outcome = "failed"
             else:
                 self._failures.pop(step.subject, None)
                 outcome = "done"
             STEP_SECONDS.labels(type(step).__name__, outcome).observe(time.monotonic() - running.since)
 
-    def _failed(self, step: Step, words: str) -> None:
+    def _failed(self, step: Step, error: Exception) -> None:
         before = self._failures.get(step.subject)
         tries = before.tries + 1 if before is not None else 1
         wait = RETRY_SECONDS[min(tries, len(RETRY_SECONDS)) - 1]
-        self._failures[step.subject] = Failure(words, step, tries, time.monotonic() + wait)
+        self._failures[step.subject] = Failure(str(error), step, error, tries, time.monotonic() + wait)

@@ -10,6 +10,7 @@ from kubeflash.domain.carving import DiskView, volumes_of
 from kubeflash.domain.disk import Label
 from kubeflash.domain.fabric import Connection, NvmetState
 from kubeflash.host.inventory import Inventory
+from kubeflash.host.refusals import Refusal
 from kubeflash.host.smart import Health
 
 
@@ -21,9 +22,12 @@ class Observation:
         disks: the local SSDs by id.
         owners: by SSD id, the label that it carries or would carry here.
         partitions: kernel name of the partition of each volume on SSDs that are ours, by volume id.
+        read_only: ids of the volumes whose partition the kernel holds read-only.
+        fixed: ids of those that are on an SSD that is read-only as a whole.
         held: by volume id, who holds its device, in words; only for those that were asked about.
         listening: TCP port numbers that somebody listens on.
         health: what each SSD says of its own health, by its id; read every few minutes.
+        refusals: whom nvmet has turned away since the last look.
         errors: I/O errors that the kernel logged since it saw the SSD, by SSD id.
     """
 
@@ -36,9 +40,12 @@ class Observation:
     listening: frozenset[int]
     addresses: tuple[NodeAddress, ...]
     internal: str
+    read_only: frozenset[str] = frozenset()
+    fixed: frozenset[str] = frozenset()
     held: Mapping[str, str] = field(default_factory=dict)
     health: Mapping[str, Health] = field(default_factory=dict)
     errors: Mapping[str, int] = field(default_factory=dict)
+    refusals: tuple[Refusal, ...] = ()
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -11,13 +11,28 @@ from pathlib import Path
 from kubeflash.agent.observation import Observation
 from kubeflash.domain.carving import DiskView, is_ours, volumes_of
 from kubeflash.domain.disk import LABEL_TYPE, Label
-from kubeflash.host import addresses, blank, claim, gpt, holders, identity, initiator, inventory, nvmet, partitions
+from kubeflash.domain.names import NQN_PREFIX
+from kubeflash.host import (
+    addresses,
+    blank,
+    claim,
+    gpt,
+    holders,
+    identity,
+    initiator,
+    inventory,
+    keyring,
+    nvmet,
+    partitions,
+    readonly,
+)
 from kubeflash.host.claim import Claim
 from kubeflash.host.errors import HostError
 from kubeflash.host.inventory import Inventory
 from kubeflash.host.ioerrors import ErrorLog
 from kubeflash.host.nvme import LIVE, PASSING, NvmeSsd, find_ssds
 from kubeflash.host.partitions import KernelPartition
+from kubeflash.host.refusals import RefusalLog
 from kubeflash.host.root import HostRoot
 from kubeflash.host.smart import HealthWatch
 from kubeflash.topology.devices import GpuRules
@@ -59,6 +74,7 @@ class Observer:
         self._nvmet = nvmet.KernelConfigfs(root)
         self._health = HealthWatch(root)
         self._errors = ErrorLog(root)
+        self._refusals = RefusalLog(root)
         self._reads: dict[str, _Read] = {}
         self._names: dict[str, str] = {}
         self.cluster_id = ""
@@ -71,11 +87,18 @@ class Observer:
         else:
             self._reads.pop(ssd, None)
 
-    def forget_device(self, name: str | None) -> None:
-        """The next observation reads the disk with this kernel name (or with this partition) again; None: all."""
+    def forget_device(self, name: str | None) -> bool:
+        """The next observation reads the disk with this kernel name (or with this partition) again; None: all.
+
+        Returns:
+            Whether there is such a disk: one of this server's own.
+        """
+        found = False
         for ssd, device in list(self._names.items()):
             if name is None or name == device or name.startswith(f"{device}p"):
                 self.forget(ssd)
+                found = True
+        return found
 
     def forget_health(self) -> None:
         """The next observation asks every SSD anew how it is."""
@@ -136,6 +159,8 @@ class Observer:
         owners = {ssd.id: self.owner(ssd.id) for ssd in machine.ssds}
         volumes = self._partitions(machine.ssds, disks, owners)
         connections = initiator.connections(self._root)
+        listening = addresses.listening_ports(self._root)  # before nvmet's tree: see `domain.exporting.Ground`
+        tree = nvmet.read_state(self._nvmet)
         devices = {volume: self._root.dev / name for volume, name in volumes.items()}
         devices |= {item.uuid: Path(item.device) for item in connections if item.uuid and item.device}
         held = {volume: self._holders(devices.get(volume)) for volume in asked_about}
@@ -144,19 +169,34 @@ class Observer:
             disks=disks,
             owners=owners,
             partitions=volumes,
-            nvmet=nvmet.read_state(self._nvmet),
+            nvmet=replace(tree, tls_keys=self._tls_keys()),
             connections=connections,
-            listening=addresses.listening_ports(self._root),
+            listening=listening,
             addresses=addresses.global_addresses(),
             internal=self._internal_address(),
+            read_only=frozenset(item for item, name in volumes.items() if readonly.is_read_only(self._root, name)),
+            fixed=frozenset(part.uuid for disk in disks.values() if disk.read_only for part in volumes_of(disk.table)),
             held=held,
             health=self._health.look(machine.ssds),
+            refusals=self._refusals.look(),
             errors=self._errors.look({ssd.device_name: ssd.id for ssd in machine.ssds if ssd.device_name}),
         )
 
     def _holders(self, device: Path | None) -> str:
-        """Who uses a device, in words. O_EXCL is not tried: on a consumer whose server is gone that could hang."""
-        return holders.in_words(holders.holders(self._root, device, probe=False)) if device is not None else ""
+        """Who uses a device, in words. O_EXCL is not tried: on a consumer whose server is gone that could hang.
+
+        KubeFlash's own exports of it do not count: they are other attachments, which end by themselves.
+        """
+        found = holders.holders(self._root, device, probe=False) if device is not None else ()
+        return holders.in_words(tuple(item for item in found if item.kind != "nvmet" or NQN_PREFIX not in item.who))
+
+    def _tls_keys(self) -> frozenset[tuple[str, str]]:
+        """None where the keyring cannot be read: only what needs TLS fails then, and says why."""
+        try:
+            return keyring.tls_keys(self._root)
+        except HostError as error:
+            log.debug("no TLS keys: %s", error)
+            return frozenset()
 
     def _internal_address(self) -> str:
         """Empty when there is no way to the API server now: local work goes on without."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from kubeflash.agent import fabric
 from kubeflash.agent.execute import Executor
 from kubeflash.agent.jobs import RETRY_SECONDS, Jobs
 from kubeflash.agent.observation import Observation
@@ -25,17 +26,26 @@ from kubeflash.agent.report import (
     report_volume,
 )
 from kubeflash.agent.wishes import admin_requests, export_wishes, selected_by, volume_wishes
-from kubeflash.api.v1alpha1 import Exported, FlashAttachment, FlashNode, FlashPool, FlashVolume
+from kubeflash.api.v1alpha1 import FlashAttachment, FlashNode, FlashPool, FlashVolume
 from kubeflash.domain.carving import CarvePlan, Selection, plan_volumes
 from kubeflash.domain.connecting import plan_connections
-from kubeflash.domain.exporting import ExportPlan, plan_exports
+from kubeflash.domain.exporting import ExportPlan, Ground, plan_exports
 from kubeflash.domain.names import LEADER_LEASE, SYSTEM_NAMESPACE, agent_lease
 from kubeflash.domain.neighbours import Neighbours
 from kubeflash.domain.pairs import changes, got_worse
 from kubeflash.domain.sealing import public_key
-from kubeflash.domain.steps import CarvePartition, ClaimSsd, Disconnect, RevalidateNamespace, Step, WipeSsd
-from kubeflash.host import uevents
+from kubeflash.domain.steps import (
+    CarvePartition,
+    ClaimSsd,
+    Disconnect,
+    RevalidateNamespace,
+    SetReadOnly,
+    Step,
+    WipeSsd,
+)
+from kubeflash.host import addresses, pathwatch, uevents
 from kubeflash.host.errors import HostError
+from kubeflash.host.root import HostRoot
 from kubeflash.kube import leases, runtime
 from kubeflash.kube.builtin import LEASE, Namespace, Node
 from kubeflash.kube.client import Client, api_version
@@ -82,8 +92,9 @@ class Plan:
     @property
     def steps(self) -> tuple[Step, ...]:
         """In the order in which they are applied: disconnect, exports, disks, connect."""
-        leave = tuple(step for step in self.connect if isinstance(step, Disconnect))
-        join = tuple(step for step in self.connect if not isinstance(step, Disconnect))
+        first = (Disconnect, SetReadOnly)
+        leave = tuple(step for step in self.connect if isinstance(step, first))
+        join = tuple(step for step in self.connect if not isinstance(step, first))
         return (*leave, *self.export.steps, *self.carve.steps, *join)
 
 
@@ -97,6 +108,7 @@ class Agent:
         executor: changes it.
         private: the server's X25519 private key.
         namespace: the one that KubeFlash runs in, where Leases are.
+        root: where /sys is.
     """
 
     def __init__(
@@ -107,7 +119,10 @@ class Agent:
         executor: Executor,
         private: bytes,
         namespace: str = SYSTEM_NAMESPACE,
+        *,
+        root: HostRoot | None = None,
     ) -> None:
+        self.root = root or HostRoot()
         self._client, self._node, self._namespace = client, node, namespace
         self._observer = observer
         self._public = public_key(private)
@@ -126,6 +141,7 @@ class Agent:
         self._thorough: frozenset[str] = frozenset()
         self._former: frozenset[str] = frozenset()
         self._seen: dict[str, leases.LeaseView] = {}
+        self._refused = fabric.RefusedPorts()
         self._tries = 0
         self.heard: Callable[[], bool] = lambda: True
         self._told: dict[str, int] = {}  # by NQN: bytes of its volume when nvmet last looked
@@ -194,9 +210,28 @@ class Agent:
         return plan
 
     async def _observe(self) -> Observation:
-        return await asyncio.to_thread(
+        seen = await asyncio.to_thread(
             self._observer.observe, self._asked_about(), busy=self.jobs.changing, thorough=self._thorough
         )
+        await self._tell_refusals(seen)
+        return seen
+
+    async def _tell_refusals(self, observation: Observation) -> None:
+        """Events about whom this server's exports have turned away."""
+        node = self.feed.of(FlashNode).get(self._node)
+        for refusal in observation.refusals if node is not None else ():
+            assert node is not None
+            log.warning("%s", refusal)
+            body = event(
+                node,
+                kind="Warning",
+                reason="ConnectionRefused",
+                action="Refuse",
+                note=str(refusal),
+                component="agent",
+                now=datetime.now(UTC),
+            )
+            await tell(self._client, body)
 
     def _wants_thorough(self, plan: Plan) -> bool:
         """Whether there are SSDs now that must be read more thoroughly than they were."""
@@ -259,9 +294,11 @@ class Agent:
 
     def machine_changed(self, event: uevents.Uevent | None) -> None:
         """A device came, went or changed: look again, and read its disk again."""
-        self._observer.forget_device(event.name if event is not None else None)
+        own = self._observer.forget_device(event.name if event is not None else None)
         if event is not None and event.reported:
             self._observer.forget_health()
+        if event is not None and event.asked_for and not own:
+            return  # somebody has closed the device of a connection: nothing of it is read here
         self.feed.changed.set()
 
     async def _confirmed(self, observation: Observation) -> Plan:
@@ -302,11 +339,14 @@ class Agent:
         export = plan_exports(
             export_wishes(volumes, uncontested, observation.sizes, self._told),
             observation.nvmet,
-            addresses=observation.addresses,
-            internal=observation.internal,
-            listening=observation.listening,
+            Ground(
+                observation.addresses,
+                observation.internal,
+                observation.listening,
+                refused=self._refused.now(self.jobs),
+            ),
         )
-        connect = plan_connections(self.feed.of(FlashAttachment).values(), observation.connections)
+        connect = plan_connections(self.feed.of(FlashAttachment).values(), fabric.consumer(observation, volumes))
         return Plan(carve, export, connect, selected, contested)
 
     def _volumes(self) -> list[FlashVolume]:
@@ -345,22 +385,12 @@ class Agent:
         self.jobs.forget_all_but({*wanted, *(name for step in plan.steps for name in (step.subject, step.group))})
         due = self.jobs.due(step for step in steps if step.group not in busy)
         begun = await self.jobs.run(due, PATIENCE)
-        sizes = self._exported_bytes(observation)
+        sizes = fabric.exported_bytes(observation, self.feed.of(FlashVolume).values())
         looked = {step.nqn for step in due if isinstance(step, RevalidateNamespace)}
         looked -= self.jobs.busy | self.jobs.failures.keys()
         self._told = {nqn: count for nqn, count in self._told.items() if nqn in sizes}
         self._told |= {nqn: sizes[nqn] for nqn in looked if nqn in sizes}
         return begun
-
-    def _exported_bytes(self, observation: Observation) -> dict[str, int]:
-        """By NQN: bytes of the volume that is exported there."""
-        sizes = observation.sizes
-        return {
-            wanted.nqn: sizes[volume.spec.id]
-            for volume in self.feed.of(FlashVolume).values()
-            if volume.spec.id in sizes
-            for wanted in volume.status.wanted.values()
-        }
 
     def _is_asked_for(self, step: Step) -> bool:
         """Whether a step follows from an admin's word about what is on an SSD, and from no object's absence."""
@@ -403,9 +433,11 @@ class Agent:
             await self._tell_changes(node)
         for volume in volumes:
             await self._report_volume(volume, observation, plan)
+        here = fabric.consumer(observation, volumes)
         for attachment in list(self.feed.of(FlashAttachment).values()):
-            nqn = attachment.status.fabric.nqn if attachment.status.fabric else ""
-            await self._send(report_attachment(attachment, observation, self.jobs.words(nqn), now))
+            seen = observation.held.get(attachment.status.volume_id or "")
+            held = fabric.held_by(attachment, seen, self.jobs)
+            await self._send(report_attachment(attachment, here, held, fabric.failure_of(attachment, self.jobs), now))
 
     async def _tell_changes(self, node: FlashNode) -> None:
         """An event about pairs that changed since `node` was read. The first that were ever seen are no change."""
@@ -429,17 +461,7 @@ class Agent:
         await tell(self._client, body)
 
     async def _report_volume(self, volume: FlashVolume, observation: Observation, plan: Plan) -> None:
-        exported = dict(volume.status.exported)
-        for (key, attachment), record in plan.export.records.items():
-            if key == volume.key and record is None:
-                exported.pop(attachment, None)
-            elif key == volume.key and record is not None:
-                exported[attachment] = record
-        for name, record in exported.items():
-            wanted = volume.status.wanted.get(name)
-            failure = self.jobs.words(wanted.nqn) if wanted is not None and not record.ready else ""
-            if failure:
-                exported[name] = Exported(uid=record.uid, portals=record.portals, message=failure)
+        exported = fabric.exported(volume, plan.export, self.jobs)
         resizing = {step.nqn for step in plan.export.steps if isinstance(step, RevalidateNamespace)}
         ours, ssd = volume.spec.id or "", volume.status.ssd or ""
         running = self.jobs.running(ours)
@@ -493,12 +515,15 @@ async def main(agent: Agent, lease: Lease, cluster_id: str | None, stop: asyncio
     beat = _Beat()
     agent.heard = beat.fresh
     heartbeat = asyncio.create_task(_heartbeat(lease, beat, stop), name="heartbeat")
+    paths = asyncio.create_task(pathwatch.watch(agent.root, agent.feed.changed.set), name="paths")
     try:
-        async with uevents.listening(agent.machine_changed):
+        changed = agent.feed.changed.set
+        async with uevents.listening(agent.machine_changed), addresses.watching(changed):
             await runtime.run(agent.feed, agent.reconcile, stop)
     finally:
         stop.set()
-        await asyncio.wait({heartbeat}, timeout=1.0)
+        paths.cancel()
+        await asyncio.wait({heartbeat, paths}, timeout=1.0)
     if heartbeat.done() and (error := heartbeat.exception()) is not None:
         raise error
     return 0

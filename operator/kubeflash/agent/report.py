@@ -31,7 +31,7 @@ from kubeflash.api.v1alpha1 import (
 from kubeflash.domain.allocation import Span, align_up, free_spans
 from kubeflash.domain.carving import Selection, SsdState, is_ours, judge, labelled, own_volumes, volumes_of
 from kubeflash.domain.conditions import Finding, false, true
-from kubeflash.domain.connecting import view_attachment
+from kubeflash.domain.connecting import Consumer, view_attachment
 from kubeflash.domain.disk import Partition
 from kubeflash.domain.ledger import granted
 from kubeflash.domain.names import partition_link
@@ -62,7 +62,7 @@ NODE_FIELDS = (
     "summary",
 )
 VOLUME_FIELDS = ("bytes", "device", "refused", "exported")
-ATTACHMENT_FIELDS = ("device",)
+ATTACHMENT_FIELDS = ("device", "connection")
 PLAN_STEPS = 1024
 """Steps that a FlashNode lists at the most."""
 
@@ -362,18 +362,14 @@ def is_gone(volume: FlashVolume, observation: Observation) -> bool:
 
 
 def report_attachment(
-    attachment: FlashAttachment, observation: Observation, failure: str, now: datetime
+    attachment: FlashAttachment, here: Consumer, held: str | None, failure: str, now: datetime
 ) -> Apply | None:
-    """One attachment at this server; None when its status says so already."""
-    view = view_attachment(
-        attachment,
-        observation.connections,
-        observation.partitions,
-        observation.held.get(attachment.status.volume_id or ""),
-        failure,
-    )
+    """One attachment at this server; None when its status says so already. The arguments are `view_attachment`'s."""
+    view = view_attachment(attachment, here, held, failure, now)
     connected = (
-        true("Connected", view.reason) if view.reason == "Connected" else false("Connected", view.reason, view.message)
+        true("Connected", view.reason, view.message)
+        if view.reason == "Connected"
+        else false("Connected", view.reason, view.message)
     )
-    status = FlashAttachmentStatus(device=view.device)
+    status = FlashAttachmentStatus(device=view.device, connection=view.connection)
     return say(attachment, status, [connected], ATTACHMENT_FIELDS, manager=MANAGER, now=now)

@@ -101,7 +101,7 @@ def export_wishes(
             volume_id=volume.spec.id,
             wanted=wanted,
             recorded=volume.status.exported.get(name),
-            carved=volume.spec.id in partitions,
+            device=partitions.get(volume.spec.id),
             grown=_has_grown(volume, sizes.get(volume.spec.id, 0), told.get(wanted.nqn) if wanted else None),
         )
         for volume in volumes

@@ -15,6 +15,7 @@ SILENT = "AgentSilent"
 RENAMED = "Renamed"
 PURGED = "Purged"
 DELETING = "Deleting"
+KEYS = "KeysIntact"
 
 
 def reconcile_node(node: FlashNode, cluster: Cluster) -> list[Write]:
@@ -30,9 +31,9 @@ def reconcile_node(node: FlashNode, cluster: Cluster) -> list[Write]:
     adopted = [item for item in (node.spec.wipe.orphans if node.spec.wipe else ()) if _has_owner(item, cluster)]
     if adopted:  # an admin's word about an orphan says nothing of the volume that it has become
         return [Patch(node, {"spec": {"wipe": {"orphans": dict.fromkeys(adopted)}}})]
-    findings = [*_ready(node, cluster), *_deleting(node, holds), *_purged(node, cluster, holds)]
+    findings = [*_ready(node, cluster), *_deleting(node, holds), *_purged(node, cluster, holds), *_keys(node, cluster)]
     status = node.status.model_copy(update={"moved": moved_in(node, cluster)})
-    return status_writes(node, status, findings, FIELDS, cluster, at_times=(PURGED, DELETING))
+    return status_writes(node, status, findings, FIELDS, cluster, at_times=(PURGED, DELETING, KEYS))
 
 
 def _ready(node: FlashNode, cluster: Cluster) -> list[Finding]:
@@ -77,6 +78,15 @@ def _purged(node: FlashNode, cluster: Cluster, holds: list[str]) -> list[Finding
     if holds:
         return [false(PURGED, "Purging", f"{len(holds)} volumes are still placed here")]
     return [true(PURGED, PURGED, "no volume is placed here any more: delete this FlashNode")]
+
+
+def _keys(node: FlashNode, cluster: Cluster) -> list[Finding]:
+    """Which attachments cannot be used any more since the server lost its private key."""
+    lost = cluster.keyless.get(node.metadata.name)
+    if not lost:
+        return []
+    words = f"it lost its private key: delete these attachments, and make them anew: {', '.join(sorted(lost))}"
+    return [false(KEYS, "KeysLost", words)]
 
 
 def is_new_of(nodes: Iterable[FlashNode], answering: Collection[str]) -> bool:

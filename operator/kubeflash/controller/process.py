@@ -6,17 +6,20 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
-from kubeflash.api.v1alpha1 import FlashAttachment, FlashNode, FlashPool, FlashVolume
+from kubeflash.api.v1alpha1 import FINALIZER, FlashAttachment, FlashNode, FlashPool, FlashVolume
 from kubeflash.controller.attachments import reconcile_attachment
-from kubeflash.controller.events import events_of
+from kubeflash.controller.events import events_of, farewell
 from kubeflash.controller.nodes import is_new_of, reconcile_node
 from kubeflash.controller.pools import reconcile_pool
 from kubeflash.controller.quiet import Quiet
-from kubeflash.controller.volumes import reconcile_volume
+from kubeflash.controller.volumes import LEAVING, reconcile_volume
 from kubeflash.domain.cluster import Cluster
+from kubeflash.domain.conditions import find
 from kubeflash.domain.names import LEADER_LEASE, agent_lease_node
 from kubeflash.domain.neighbours import Neighbours
 from kubeflash.kube import leases, runtime
@@ -69,6 +72,7 @@ class Controller:
         self._heartbeats = leases.Watcher()
         self._next_heartbeat_check = 0.0
         self._refusals: dict[str, dict[str, tuple[str, datetime]]] = {}
+        self._leaving: dict[str, float] = {}
 
     async def reconcile(self) -> float | None:
         """One pass over everything; seconds until the next one is due though nothing changed."""
@@ -84,20 +88,35 @@ class Controller:
         if self.feed.unreadable:
             # Their absence would be taken for a deletion, and bytes would be released.
             raise Unreadable(f"nothing is decided while these objects do not fit their schema: {self.feed.unreadable}")
-        refused = [write for write in decide(self._cluster(), self._quiet) if not await self._send(write)]
+        cluster = self._cluster()
+        refused = [write for write in decide(cluster, self._quiet) if not await self._send(write, cluster)]
         wait = max(0.0, self._next_heartbeat_check - clock())
         return min(wait, REFUSED_WAIT) if refused else wait
 
-    async def _send(self, write: Write) -> bool:
+    async def _send(self, write: Write, cluster: Cluster) -> bool:
         """Sends a write and tells of what it says that is new. False when the API server refuses it."""
         if not await self.feed.send(write):
             return False
-        volume = write.resource
-        if isinstance(volume, FlashVolume) and isinstance(write, Apply):
-            now = self.feed.of(FlashVolume).get(volume.key)
-            for body in events_of(volume, now, datetime.now(UTC)) if now is not None else ():
-                await tell(self._client, body)
+        for body in self._news(write, cluster):
+            await tell(self._client, body)
         return True
+
+    def _news(self, write: Write, cluster: Cluster) -> Iterable[dict[str, Any]]:
+        """The events about what was written."""
+        was = write.resource
+        if isinstance(write, Apply) and isinstance(was, FlashVolume):
+            now = self.feed.of(FlashVolume).get(was.key)
+            return events_of(was, now, cluster.now) if now is not None else ()
+        if isinstance(write, Apply) and isinstance(was, FlashAttachment):
+            after = self.feed.of(FlashAttachment).get(was.key)
+            return events_of(was, after, cluster.now) if after is not None else ()
+        if isinstance(was, FlashAttachment) and was.deleting:
+            left = self.feed.of(FlashAttachment).get(was.key)
+            if left is not None and left.metadata.uid == was.metadata.uid and FINALIZER in left.metadata.finalizers:
+                return ()  # it changed meanwhile, and is looked at again
+            said = farewell(was, cluster)
+            return [said] if said is not None else ()
+        return ()
 
     def _answering(self) -> frozenset[str]:
         """Names of the servers whose agent renews its Lease."""
@@ -118,11 +137,28 @@ class Controller:
             namespace_labels={name: item.metadata.labels for name, item in feed.of(Namespace).items()},
             cordoned=frozenset(name for name, node in nodes.items() if node.spec.unschedulable),
             answering=self._answering(),
+            silence={
+                node: seconds
+                for lease, seconds in self._heartbeats.silence().items()
+                if (node := agent_lease_node(lease)) is not None
+            },
+            leaving=self._remember_leaving(),
             refusals=self._remember_refusals(now),
             own_namespace=self._namespace,
             leader=self._identity,
             neighbours=self._neighbours,
         )
+
+    def _remember_leaving(self) -> dict[str, float]:
+        """By uid of a deleted attachment, for how many seconds its consumer has said that it disconnects."""
+        clock = asyncio.get_running_loop().time()
+        self._leaving = {
+            item.metadata.uid: self._leaving.get(item.metadata.uid, clock)
+            for item in self.feed.of(FlashAttachment).values()
+            if item.deleting and (said := find(item.status.conditions, "Connected")) is not None
+            if said.reason == LEAVING
+        }
+        return {uid: clock - since for uid, since in self._leaving.items()}
 
     def _remember_refusals(self, now: datetime) -> dict[str, dict[str, str]]:
         """By volume uid and SSD id, the servers' refusals of the last minute: then it may be tried there again.

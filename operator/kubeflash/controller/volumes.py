@@ -41,7 +41,9 @@ CONDITIONS = ("Ready", "Placed", "Neighbour", "Resized", "Healthy")
 DISCONNECT_GRACE = 60.0
 """Seconds that a consumer has for disconnecting, once it tries, before its export is fenced without its word."""
 SILENCE_GRACE = 90.0
-"""Seconds after which the export of a deleted attachment is fenced though its consumer does not answer at all."""
+"""Seconds of silence after which the export of a deleted attachment is fenced without its consumer's word."""
+LEAVING = "Disconnecting"
+"""What a consumer says of a deleted attachment that nobody uses there, and that it has not got rid of yet."""
 
 
 def reconcile_volume(volume: FlashVolume, cluster: Cluster) -> list[Write]:
@@ -174,40 +176,59 @@ def _lose(volume: FlashVolume, cluster: Cluster) -> list[Write]:
 
 
 def _wanted(volume: FlashVolume, cluster: Cluster) -> dict[str, WantedExport]:
-    """The exports that the storage server shall have: the one attachment that has the volume, on another server."""
-    pool = cluster.pools.get(volume.spec.pool)
+    """The exports that the storage server shall have, by attachment: of an exclusive volume one at the most."""
     attachments = cluster.attachments_by_volume.get(volume.key, [])
-    if not attachments:
-        return {}
-    first = attachments[0]
-    name, keys = first.metadata.name, first.status.keys
-    if first.deleting and consumer_is_gone(first, cluster):
-        return {}
-    before = volume.status.wanted.get(name)
-    if before is not None and before.uid == first.metadata.uid:
-        return {name: before}  # an export once wanted stays, with its port, until its attachment ends
-    if first.status.path != "Fabric" or keys is None or pool is None or not holds(volume.status.conditions, "Carved"):
-        return {}
-    identity = export_identity(first.metadata.uid)
-    return {
-        name: WantedExport(
-            uid=first.metadata.uid,
-            nqn=identity.nqn,
-            host_nqn=identity.host_nqn,
-            host_id=identity.host_id,
-            sealed_keys=keys.storage,
-            networks=pool.spec.export.networks,
-            ports=pool.spec.export.ports,
-        )
-    }
+    if volume.spec.sharing != "Shared":
+        attachments = attachments[:1]  # the one that has the volume
+    found = {item.metadata.name: _wanted_by(item, volume, cluster) for item in attachments}
+    return {name: export for name, export in found.items() if export is not None}
+
+
+def _wanted_by(attachment: FlashAttachment, volume: FlashVolume, cluster: Cluster) -> WantedExport | None:
+    """The export for one attachment that has the volume; None where it is on the same server, or ends."""
+    pool = cluster.pools.get(volume.spec.pool)
+    fabric, keys = attachment.status.fabric, attachment.status.keys
+    if attachment.deleting and consumer_is_gone(attachment, cluster):
+        return None
+    before = volume.status.wanted.get(attachment.metadata.name)
+    if attachment.status.path != "Fabric" or fabric is None:  # Local: also after the SSD was put into this very server
+        return None
+    if before is not None and before.uid == attachment.metadata.uid:
+        return before  # an export once wanted stays, with its ports, until its attachment ends
+    if pool is None:
+        return None
+    if attachment.deleting or not holds(volume.status.conditions, "Carved"):
+        return None
+    identity = export_identity(attachment.metadata.uid)
+    return WantedExport(
+        uid=attachment.metadata.uid,
+        nqn=identity.nqn,
+        host_nqn=identity.host_nqn,
+        host_id=identity.host_id,
+        sealed_keys=keys.storage if keys is not None else "",
+        authentication=fabric.authentication,
+        tls=fabric.tls,
+        transport=pool.spec.export.transport,
+        shared=volume.spec.sharing == "Shared",
+        networks=pool.spec.export.networks,
+        ports=pool.spec.export.ports,
+    )
+
+
+def waited_for(node: str | None, attachment: FlashAttachment, cluster: Cluster) -> float:
+    """Seconds that a server has been silent since an attachment's deletion was asked for."""
+    since = attachment.metadata.deletion_timestamp
+    deleting = (cluster.now - since).total_seconds() if since is not None else 0.0
+    return min(deleting, cluster.silence.get(node or "", deleting))
 
 
 def consumer_is_gone(attachment: FlashAttachment, cluster: Cluster) -> bool:
     """Whether the export of a deleted attachment can be fenced.
 
-    A consumer that answers is asked: it says Disconnected, or has tried for a while. A busy one that has not
-    acknowledged the deletion yet is waited for. A silent one is fenced without its word, but one that said that
-    somebody uses the device only when an admin has deleted its FlashNode: silence is no consent.
+    A consumer that answers is asked: it says Disconnected, or has tried for a while; it refuses while somebody uses the
+    device. A busy one that has not acknowledged the deletion yet is waited for. One that is silent is fenced without
+    its word, whatever it said last: the fence makes the volume safe for its next owner, and a consumer that is dead,
+    frozen or cut off would be waited for in vain.
     """
     connected = find(attachment.status.conditions, "Connected")
     reason = connected.reason if connected is not None else ""
@@ -216,13 +237,9 @@ def consumer_is_gone(attachment: FlashAttachment, cluster: Cluster) -> bool:
     node = attachment.spec.node_name
     if node in cluster.purged:
         return True
-    since = attachment.metadata.deletion_timestamp
-    waited = (cluster.now - since).total_seconds() if since is not None else 0.0
     if node in cluster.answering:
-        return reason == "Disconnecting" and waited > DISCONNECT_GRACE
-    if reason == "InUse":
-        return node not in cluster.nodes
-    return waited > SILENCE_GRACE
+        return reason == LEAVING and cluster.leaving.get(attachment.metadata.uid, 0.0) > DISCONNECT_GRACE
+    return waited_for(node, attachment, cluster) > SILENCE_GRACE
 
 
 def _release(volume: FlashVolume, cluster: Cluster) -> list[Write]:

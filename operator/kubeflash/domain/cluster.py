@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 
-from kubeflash.api.v1alpha1 import FlashAttachment, FlashNode, FlashPool, FlashVolume
+from kubeflash.api.v1alpha1 import FlashAttachment, FlashAttachmentStatus, FlashNode, FlashPool, FlashVolume
 from kubeflash.domain.ledger import Ledger
 from kubeflash.domain.names import SYSTEM_NAMESPACE
 from kubeflash.domain.neighbours import Neighbours
@@ -23,6 +23,8 @@ class Cluster:
         namespace_labels: labels of Namespaces by name.
         cordoned: names of Nodes that take no new pods.
         answering: names of the servers whose agent renews its Lease.
+        silence: by server, seconds since its agent was heard last; one that is not in it never was.
+        leaving: by uid of a deleted attachment, for how many seconds its consumer has said that it disconnects.
         refusals: by volume uid and SSD id, what its server said when it refused; remembered for a while.
         leader: who decides; placements carry this name.
         neighbours: which SSDs are neighbours of GPUs.
@@ -37,6 +39,8 @@ class Cluster:
     namespace_labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     cordoned: frozenset[str] = frozenset()
     answering: frozenset[str] = frozenset()
+    silence: Mapping[str, float] = field(default_factory=dict)
+    leaving: Mapping[str, float] = field(default_factory=dict)
     refusals: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     own_namespace: str = SYSTEM_NAMESPACE
     leader: str = ""
@@ -67,6 +71,23 @@ class Cluster:
             result.setdefault(key, []).append(attachment)
         for items in result.values():
             items.sort(key=_seniority)
+        return result
+
+    @cached_property
+    def keyless(self) -> dict[str, list[str]]:
+        """By server that lost its private key, the attachments whose keys it cannot read any more."""
+        result: dict[str, list[str]] = {}
+        for attachment in self.attachments.values():
+            volume = self.volumes.get(f"{attachment.metadata.namespace}/{attachment.spec.volume}")
+            storage = self.nodes.get(volume.status.node_name or "") if volume is not None else None
+            consumer = self.nodes.get(attachment.spec.node_name)
+            if storage is not None and consumer is not None:
+                keys = attachment.status.keys
+                moved = keys is not None and keys.storage_node not in ("", storage.metadata.name)
+                for name in servers_without_keys(attachment.status, storage, consumer):
+                    if moved and name == storage.metadata.name:
+                        continue  # its key is not lost: the SSD came from another server
+                    result.setdefault(name, []).append(attachment.key)
         return result
 
     @cached_property
@@ -109,6 +130,14 @@ class Cluster:
 def is_purged(node: FlashNode) -> bool:
     """Whether an admin has declared this very server lost for good."""
     return bool(node.spec.purge) and node.spec.purge == node.status.system_uuid
+
+
+def servers_without_keys(status: FlashAttachmentStatus, storage: FlashNode, consumer: FlashNode) -> list[str]:
+    """Names of the servers whose private key is not the one any more that an attachment's keys were sealed to."""
+    if status.keys is None:
+        return []
+    sealed = ((storage, status.keys.storage_key), (consumer, status.keys.consumer_key))
+    return [node.metadata.name for node, public in sealed if node.status.public_key != public]
 
 
 def _seniority(attachment: FlashAttachment) -> tuple[bool, str, str]:

@@ -7,6 +7,14 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
+class NvmetHost:
+    """One host of nvmet. `authenticated`: both keys are there, so that nobody gets in without them."""
+
+    nqn: str
+    authenticated: bool
+
+
+@dataclass(frozen=True)
 class NvmetNamespace:
     """One namespace of a subsystem. `uuid` is lower case; `device` is the path written to `device_path`."""
 
@@ -30,23 +38,34 @@ class NvmetSubsystem:
 
 @dataclass(frozen=True)
 class NvmetPort:
-    """One port of nvmet. `number` is its directory's name; attributes are empty while nobody has written them."""
+    """One port of nvmet. `number` is its directory's name; attributes are empty while nobody has written them.
+
+    Attributes:
+        tls: whether it takes nothing but TLS 1.3.
+    """
 
     number: int
     transport: str
     address: str
     service: str
     subsystems: frozenset[str]
+    tls: bool = False
 
 
 @dataclass(frozen=True)
 class NvmetState:
-    """All of nvmet's configfs tree. `available` is False where the module is not loaded."""
+    """All of nvmet's configfs tree, and the TLS keys of the kernel that belong to it.
+
+    Attributes:
+        available: False where the module is not loaded.
+        tls_keys: pairs of host NQN and subsystem NQN that have a TLS key in the kernel's keyring; ours alone.
+    """
 
     available: bool = True
-    hosts: frozenset[str] = frozenset()
+    hosts: Mapping[str, NvmetHost] = field(default_factory=dict)
     subsystems: Mapping[str, NvmetSubsystem] = field(default_factory=dict)
     ports: Mapping[int, NvmetPort] = field(default_factory=dict)
+    tls_keys: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -82,9 +101,11 @@ class Connection:
     Attributes:
         instance: N of `/sys/class/nvme/nvmeN`.
         state: as sysfs says it: new, live, connecting, resetting, deleting, dead.
-        device: block device such as `/dev/nvme3n1`, None while there is none.
+        address: as sysfs says it, such as `traddr=10.20.0.4,trsvcid=4427,src_addr=10.20.0.5`.
+        device: block device such as `/dev/nvme3n1`, the same for all paths; None while there is none.
         uuid: UUID of its namespace, lower case, None while there is none.
         bytes: size of the block device in bytes.
+        read_only: whether the kernel refuses writes to the block device.
     """
 
     instance: int
@@ -96,3 +117,13 @@ class Connection:
     device: str | None
     uuid: str | None
     bytes: int
+    read_only: bool = False
+
+    @property
+    def portal(self) -> Portal | None:
+        """Where it leads; None when the kernel does not say it in a form that is known."""
+        options = dict(item.partition("=")[::2] for item in self.address.split(","))
+        service = options.get("trsvcid", "")
+        if not options.get("traddr") or not service.isdigit():
+            return None
+        return Portal(self.transport, options["traddr"], int(service))

@@ -31,7 +31,7 @@ def export_identity(attachment_uid: str) -> ExportIdentity:
         nqn=f"{NQN_PREFIX}subsystem:{attachment_uid}",
         host_nqn=f"{NQN_PREFIX}host:{attachment_uid}",
         host_id=attachment_uid,
-        serial=attachment_uid.replace("-", "")[:20],
+        serial=f"KF{attachment_uid.replace('-', '')[:18]}",
     )
 
 

@@ -1,4 +1,4 @@
-"""DH-HMAC-CHAP keys sealed to a server: only the holder of its private key reads them (libsodium sealed boxes).
+"""An export's keys sealed to a server: only the holder of its private key reads them (libsodium sealed boxes).
 
 Keys go from the controller, which makes them, to two agents, through objects that many may read. A server that was
 broken into opens only its own.
@@ -9,11 +9,30 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
+from dataclasses import dataclass, field
 
 from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, PublicKey, SealedBox
 
 from kubeflash.domain.dhchap import DhchapKeys
+
+
+@dataclass(frozen=True)
+class ExportKeys:
+    """The secrets of one attachment. They never show in `repr`, a log or an argument list.
+
+    Attributes:
+        dhchap: keys of authentication; None where it is not used.
+        psk: the configured pre-shared key of TLS, 32 bytes; None where it is not used.
+    """
+
+    dhchap: DhchapKeys | None = None
+    psk: bytes | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return "ExportKeys(redacted)"
+
+    __str__ = __repr__
 
 
 class SealBroken(Exception):
@@ -30,7 +49,7 @@ def public_key(private: bytes) -> str:
     return b64encode(bytes(PrivateKey(private).public_key)).decode()
 
 
-def seal(keys: DhchapKeys, public: str) -> str:
+def seal(keys: ExportKeys, public: str) -> str:
     """The keys, readable only with the private key that goes with `public` (base64); base64.
 
     Raises:
@@ -40,11 +59,16 @@ def seal(keys: DhchapKeys, public: str) -> str:
         box = SealedBox(PublicKey(b64decode(public, validate=True)))
     except (Base64Error, CryptoError, ValueError, TypeError) as error:
         raise SealBroken(f"{public!r} is not a server's public key: {error}") from error
-    text = json.dumps({"host": keys.host, "controller": keys.controller}).encode()
+    content: dict[str, str] = {}
+    if keys.dhchap is not None:
+        content |= {"host": keys.dhchap.host, "controller": keys.dhchap.controller}
+    if keys.psk is not None:
+        content["psk"] = b64encode(keys.psk).decode()
+    text = json.dumps(content).encode()
     return b64encode(box.encrypt(text)).decode()
 
 
-def unseal(sealed: str, private: bytes) -> DhchapKeys:
+def unseal(sealed: str, private: bytes) -> ExportKeys:
     """What `seal` sealed.
 
     Raises:
@@ -52,7 +76,9 @@ def unseal(sealed: str, private: bytes) -> DhchapKeys:
     """
     try:
         content = json.loads(SealedBox(PrivateKey(private)).decrypt(b64decode(sealed, validate=True)))
-        return DhchapKeys(host=content["host"], controller=content["controller"])
+        psk = b64decode(content["psk"], validate=True) if "psk" in content else None
+        dhchap = DhchapKeys(host=content["host"], controller=content["controller"]) if "host" in content else None
+        return ExportKeys(dhchap, psk)
     except (Base64Error, CryptoError, ValueError, KeyError, TypeError) as error:
         raise SealBroken(
             "the keys were not sealed to this server's private key (was it lost?): delete the attachment, make it anew"

@@ -217,14 +217,30 @@ class ExportStep(Step):
 
 @dataclass(frozen=True)
 class CreateHost(ExportStep):
-    """The only host that may connect, with the keys of both directions (opened from `sealed_keys` when applied)."""
+    """The only host that may connect, with the keys of both directions (opened from `sealed_keys` when applied).
+
+    Without `authentication` it has no keys.
+    """
+
+    host_nqn: str
+    sealed_keys: str
+    authentication: bool = True
+
+    def describe(self) -> str:
+        """What the step does."""
+        return f"export: create host {self.host_nqn} {'with its' if self.authentication else 'without'} keys"
+
+
+@dataclass(frozen=True)
+class AddTlsKey(ExportStep):
+    """The TLS key of an attachment, put into the kernel's keyring (opened from `sealed_keys` when applied)."""
 
     host_nqn: str
     sealed_keys: str
 
     def describe(self) -> str:
         """What the step does."""
-        return f"export: create host {self.host_nqn} with its keys"
+        return f"export: give the kernel the TLS key of {self.nqn}"
 
 
 @dataclass(frozen=True)
@@ -252,13 +268,32 @@ class AllowHost(ExportStep):
 
 @dataclass(frozen=True)
 class EnableNamespace(ExportStep):
-    """Namespace 1 on the volume's partition, with the volume's id as its UUID, enabled."""
+    """Namespace 1 on the volume's partition, with the volume's id as its UUID, enabled.
+
+    `shared`: others may have it at the same time, as a raw block device.
+    """
 
     volume_id: str
+    shared: bool = False
 
     def describe(self) -> str:
         """What the step does."""
         return f"export: namespace with UUID {self.volume_id} at {self.nqn}, enable it, read it back"
+
+
+@dataclass(frozen=True)
+class ReplaceDevice(ExportStep):
+    """Give an enabled namespace its device anew: its SSD was pulled out and put back, and what it has is dead."""
+
+    expects: ClassVar[str] = "the namespace on another device than the volume's partition, which is there again"
+    nsid: int
+    volume_id: str
+    device: str
+    """What the namespace has now."""
+
+    def describe(self) -> str:
+        """What the step does."""
+        return f"export: {self.nqn} has {self.device}, which is dead: take the volume's device of now"
 
 
 @dataclass(frozen=True)
@@ -274,10 +309,11 @@ class RevalidateNamespace(ExportStep):
 
 @dataclass(frozen=True)
 class CreatePort(ExportStep):
-    """A port of the attachment's own. Its number in configfs is its TCP port number."""
+    """A port of the attachment's own. Its number in configfs is its port number."""
 
     number: int
     portal: Portal
+    tls: bool = False
 
     def describe(self) -> str:
         """What the step does."""
@@ -289,6 +325,7 @@ class LinkPort(ExportStep):
     """Link the subsystem to the port: it listens from here on, which is why it comes last."""
 
     number: int
+    authentication: bool = True
 
     def describe(self) -> str:
         """What the step does."""
@@ -366,12 +403,28 @@ class RemoveHost(ExportStep):
         return f"fence: remove host {self.host_nqn} and its keys"
 
 
+@dataclass(frozen=True)
+class RemoveTlsKey(ExportStep):
+    """Take the attachment's TLS key out of the kernel's keyring."""
+
+    takes_down: ClassVar[bool] = True
+    host_nqn: str
+
+    def describe(self) -> str:
+        """What the step does."""
+        return f"fence: remove the TLS key of {self.nqn}"
+
+
 # --- the consumer ---
 
 
 @dataclass(frozen=True)
 class Connect(Step):
-    """Connect to an attachment's subsystem by /dev/nvme-fabrics, and wait for the device with the volume's UUID."""
+    """Connect one path to an attachment's subsystem, and wait for the device with the volume's UUID.
+
+    Attributes:
+        several: whether the subsystem has several portals: I/O is then spread over its paths.
+    """
 
     nqn: str
     host_nqn: str
@@ -381,11 +434,19 @@ class Connect(Step):
     sealed_keys: str
     reconnect_seconds: int
     loss_seconds: int
+    authentication: bool = True
+    tls: bool = False
+    several: bool = False
 
     @property
     def group(self) -> str:
         """The connection."""
         return self.nqn
+
+    @property
+    def subject(self) -> str:
+        """The path."""
+        return f"{self.nqn} {self.portal}"
 
     def describe(self) -> str:
         """What the step does."""
@@ -393,11 +454,66 @@ class Connect(Step):
 
 
 @dataclass(frozen=True)
+class DropPath(Step):
+    """End one path of a connection that has another live one: its portal is not the volume's any more."""
+
+    expects: ClassVar[str] = "another path of the same subsystem that is live"
+    takes_down: ClassVar[bool] = True
+    nqn: str
+    instance: int
+    portal: Portal
+
+    @property
+    def group(self) -> str:
+        """The connection."""
+        return self.nqn
+
+    @property
+    def subject(self) -> str:
+        """The path."""
+        return f"{self.nqn} {self.portal}"
+
+    def describe(self) -> str:
+        """What the step does."""
+        return f"drop the path of {self.nqn} at {self.portal}"
+
+
+@dataclass(frozen=True)
+class SetReadOnly(Step):
+    """Have this server's kernel refuse writes to the device of an attached volume, or take them again.
+
+    Attributes:
+        volume_id: the volume, on an SSD of this server or connected.
+        nqn: of its connection; empty for the local device.
+        read_only: what it shall be.
+    """
+
+    volume_id: str
+    nqn: str
+    read_only: bool
+
+    @property
+    def group(self) -> str:
+        """The connection, or the volume on this server."""
+        return self.nqn or self.volume_id
+
+    def describe(self) -> str:
+        """What the step does."""
+        how = "read-only" if self.read_only else "writable"
+        return f"make the device of volume {self.volume_id} {how}"
+
+
+@dataclass(frozen=True)
 class Disconnect(Step):
-    """Disconnect exactly this NQN, unless its device is held; done when sysfs lists it no more."""
+    """Disconnect exactly this NQN, unless its device is held; done when sysfs lists it no more.
+
+    `abandoned`: no attachment wants it any more, so its export is gone for good: what is not live is taken away even
+    from somebody who holds it, whose I/O would only wait to fail.
+    """
 
     takes_down: ClassVar[bool] = True
     nqn: str
+    abandoned: bool = False
 
     @property
     def group(self) -> str:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import ipaddress
+import logging
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from kubeflash.api.v1alpha1 import NodeAddress
 from kubeflash.host.errors import HostError
 from kubeflash.host.root import HostRoot
 
+log = logging.getLogger(__name__)
+
 # linux/rtnetlink.h, linux/netlink.h, linux/if_addr.h
-_RTM_GETADDR, _RTM_NEWADDR = 22, 20
+_RTM_GETADDR, _RTM_NEWADDR, _RTM_DELADDR = 22, 20, 21
+_RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x10, 0x100
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
@@ -24,6 +31,7 @@ _NOT_TO_BE_USED = _TEMPORARY | _DUPLICATE | _DEPRECATED | _TENTATIVE
 _HEADER = struct.Struct("=IHHII")
 _ADDRESS_MESSAGE = struct.Struct("=BBBBI")
 _ATTRIBUTE = struct.Struct("=HH")
+_MOST_MESSAGES = 1000  # that are read at once, however fast addresses come and go
 
 _POD_NETWORK = ("cali", "cilium", "cni", "docker", "flannel", "kube-", "lxc", "nodelocaldns", "tunl", "veth", "virbr")
 """Interfaces that belong to pods and Services. kube-proxy in IPVS mode gives every ClusterIP to `kube-ipvs0`."""
@@ -62,6 +70,92 @@ def global_addresses() -> tuple[NodeAddress, ...]:
             continue
         found.setdefault(item.address, NodeAddress(address=item.address, interface=name))
     return tuple(sorted(found.values(), key=lambda item: _order(item.address)))
+
+
+@asynccontextmanager
+async def watching(changed: Callable[[], None]) -> AsyncIterator[None]:
+    """Calls `changed` in the running loop when `global_addresses` has changed, inside of the `async with`.
+
+    At the most once for all that the kernel told at a time, and not for what it tells besides: addresses of pods, and
+    each router advertisement that lets an address live on. Links that come and go are not listened to: their addresses
+    are told of by themselves, and each pod has a link. Where the kernel does not let us listen, a warning is logged and
+    nothing is ever called: whoever listens also looks by itself from time to time.
+    """
+    try:
+        listener = _open_changes()
+    except OSError as error:
+        log.warning("addresses that come and go are noticed when the agent looks by itself: %s", error)
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    known = _now()
+
+    def read() -> None:
+        nonlocal known
+        try:
+            told = _tells(listener)
+        except OSError as error:
+            log.warning("addresses that come and go are noticed when the agent looks by itself: %s", error)
+            loop.remove_reader(listener)
+            told = True
+        if told:
+            before, known = known, _now()
+            if known is None or known != before:
+                changed()
+
+    loop.add_reader(listener, read)
+    try:
+        yield
+    finally:
+        loop.remove_reader(listener)
+        listener.close()
+
+
+def _open_changes() -> socket.socket:
+    """A non-blocking socket on which the kernel tells of addresses in this network namespace."""
+    listener = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+    )
+    try:
+        listener.bind((0, _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _tells(listener: socket.socket) -> bool:
+    """Reads all messages that wait: whether one may be of an address by which others reach this server."""
+    found = False
+    for _ in range(_MOST_MESSAGES):
+        try:
+            content, sender = listener.recvfrom(1 << 16)
+        except BlockingIOError:
+            break
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            found = True  # messages were lost
+            continue
+        # the kernel's netlink port is 0; any process may send to ours
+        found = found or (sender[0] == 0 and any(_concerns(kind, body) for kind, body in _messages(content)))
+    return found
+
+
+def _concerns(kind: int, body: bytes) -> bool:
+    if kind not in (_RTM_NEWADDR, _RTM_DELADDR):
+        return False
+    item = parse_address(body)
+    if item is None or item.scope != _SCOPE_GLOBAL:
+        return False
+    return not _interface_name(item.interface).startswith(_POD_NETWORK)
+
+
+def _now() -> tuple[NodeAddress, ...] | None:
+    try:
+        return global_addresses()
+    except NoAddress:
+        return None
 
 
 def address_toward(host: str, port: int) -> str:

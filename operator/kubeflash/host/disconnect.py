@@ -4,11 +4,15 @@ The kernel's delete takes 2-3 s for an unreachable server while the state is `co
 `live`: so, where a flush does not come back, the state is waited for first (keep-alive notices a loss in 6-8 s).
 
 The device is held exclusively from before the check until it is deleted, so that nobody mounts it in between.
+
+A connection that no attachment wants any more is fenced for good by its server: it is never live again, and whoever
+still holds its device would wait for ctrl_loss_tmo (600 s) only to get the same errors. There, holders hold nothing up.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
 import time
@@ -19,12 +23,16 @@ from pathlib import Path
 
 from kubeflash.domain.fabric import Connection
 from kubeflash.host.blockdev import NotABlockDevice
+from kubeflash.host.errors import HostError
 from kubeflash.host.holders import LOOK_LIMIT, holders, in_words
 from kubeflash.host.initiator import find
 from kubeflash.host.initiator_errors import DeviceHeld, DisconnectFailed, FlushFailed, InitiatorError
 from kubeflash.host.root import HostRoot
 
+log = logging.getLogger(__name__)
+
 _POLL = 0.05  # seconds
+_NOT_A_BLIP = 10.0  # seconds without a live path in a row; a cable that is swapped comes back sooner
 _OPEN_LIMIT = 5.0  # seconds for an open; one may hang where the server is gone
 _FLUSH_END = 5.0  # seconds for a flush to fail once its controller is deleted
 
@@ -83,13 +91,16 @@ class _Guard:
             os.close(fd)
 
 
-def disconnect(root: HostRoot, nqn: str, *, timeout: float = 60.0) -> None:
+def disconnect(root: HostRoot, nqn: str, *, timeout: float = 60.0, abandoned: bool = False) -> None:
     """Ends all connections with exactly this NQN, and returns when sysfs lists them no more. Idempotent.
 
     Args:
         root: the machine.
         nqn: the subsystem.
         timeout: limit in seconds for all of it.
+        abandoned: no attachment wants this connection any more. Then, where no path was live for 10 s in a row, whoever
+            holds the device is not asked: I/O that waits, and all that follows, ends with an error. While a path is
+            live nothing is different.
 
     Raises:
         DeviceHeld: when somebody uses the device; says who. Nothing was done.
@@ -97,6 +108,18 @@ def disconnect(root: HostRoot, nqn: str, *, timeout: float = 60.0) -> None:
         DisconnectFailed: when a connection is still there afterwards.
     """
     deadline = time.monotonic() + timeout
+    try:
+        _disconnect_unused(root, nqn, deadline)
+    except HostError as error:  # held, or it cannot be said by whom
+        if not abandoned or not _stays_away(root, nqn, deadline):
+            raise
+        found = find(root, nqn)
+        log.warning("%s is gone for good, its connection is ended under whoever holds it: %s", nqn, error)
+        _delete(root, nqn, found, deadline)
+        _await_gone(root, nqn, found, deadline)
+
+
+def _disconnect_unused(root: HostRoot, nqn: str, deadline: float) -> None:
     found = find(root, nqn)
     if not found:
         return
@@ -115,6 +138,19 @@ def disconnect(root: HostRoot, nqn: str, *, timeout: float = 60.0) -> None:
             for guard in guards:
                 guard.release()
     _await_gone(root, nqn, found, deadline)
+
+
+def _stays_away(root: HostRoot, nqn: str, deadline: float) -> bool:
+    """Waits whether a path becomes live; whether none did for long enough. False, too, when there is no time for it."""
+    since = time.monotonic()
+    while not _is_live(root, nqn):
+        now = time.monotonic()
+        if now - since >= _NOT_A_BLIP:
+            return True
+        if now >= deadline:
+            return False
+        time.sleep(_POLL)
+    return False
 
 
 def _must_be_unused(root: HostRoot, nqn: str, device: str, guard: _Guard) -> bool:

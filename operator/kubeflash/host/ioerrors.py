@@ -6,25 +6,22 @@ oldest record is not known.
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubeflash.host.kernellog import KernelLog, Reader, Record
 from kubeflash.host.root import HostRoot
 from kubeflash.host.statx import BIRTH, statx
 
 log = logging.getLogger(__name__)
 
-_RECORD = 8192  # bytes: the kernel gives one record a read, never longer than this (PRINTK_MESSAGE_MAX)
-_MOST_RECORDS = 200_000  # a look ends, however fast somebody logs; the rest is read by the next one
-_KERNEL_FACILITY = 0
-# blk_print_req_error of block/blk-mq.c; before Linux 5.16 behind "blk_update_request: "
-_ERROR = re.compile(r"(?:^|: )([A-Za-z/ -]+) error, dev (\S+), sector \d+ op 0x([01]):")
+# blk_print_req_error of block/blk-mq.c; before Linux 5.16 behind "blk_update_request: ". From the start of the text:
+# within the message that nvmet refused a host stands an NQN that the host chose.
+_ERROR = re.compile(r"(?:blk_update_request: )?([A-Za-z/ -]+) error, dev (\S+), sector \d+ op 0x([01]):")
 _HARMLESS = frozenset({"operation not supported", "recoverable transport", "nonblocking retry", "kernel resource"})
 _PATH = re.compile(r"(nvme\d+)c\d+(n\d+)")
 
@@ -70,10 +67,11 @@ class ErrorLog:
     def __init__(
         self,
         root: HostRoot,
-        reader: Callable[[], bytes] | None = None,
+        reader: Reader | None = None,
         birth: Callable[[Path], Birth | None] = born,
     ) -> None:
-        self._root, self._reader, self._birth = root, reader, birth
+        self._root, self._birth = root, birth
+        self._log = KernelLog(root, reader)
         self._counts: dict[str, tuple[str, int]] = {}
         self._said = False
 
@@ -100,53 +98,22 @@ class ErrorLog:
 
     def _read_on(self) -> None:
         births: dict[str, Birth | None] = {}
-        for seconds, name in self._errors():
+        for record in self._log.new():
+            name = disk_of(record)
+            if name is None:
+                continue
             if name not in births:
                 births[name] = self._birth(self._root.dev / name)
             birth = births[name]
-            if birth is None or seconds < birth.seconds:
+            if birth is None or record.seconds < birth.seconds:
                 continue
             node, count = self._counts.get(name, (birth.node, 0))
             self._counts[name] = birth.node, count + 1 if node == birth.node else 1
 
-    def _errors(self) -> Iterator[tuple[float, str]]:
-        """Time and disk of each error that was logged since the last look."""
-        reader = self._reader = self._reader or _open(self._root)
-        for _ in range(_MOST_RECORDS):
-            try:
-                record = reader()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno == errno.EPIPE:  # records were overwritten before they were read; it goes on behind them
-                    continue
-                raise
-            if not record:
-                return
-            error_of = parse(record)
-            if error_of is not None:
-                yield error_of
 
-
-def _open(root: HostRoot) -> Callable[[], bytes]:
-    fd = os.open(root.dev / "kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    return lambda: os.read(fd, _RECORD)
-
-
-def parse(record: bytes) -> tuple[float, str] | None:
-    """Time in seconds and the kernel's name of the disk of a failed read or write; None for any other record.
-
-    `priority,sequence,microseconds,flags;text`; Documentation/ABI/testing/dev-kmsg of Linux.
-    """
-    head, _, text = record.decode(errors="replace").partition(";")
-    match = _ERROR.search(text.partition("\n")[0])
-    fields = head.split(",")
-    if match is None or match[1].strip() in _HARMLESS or len(fields) < 4:
+def disk_of(record: Record) -> str | None:
+    """The kernel's name of the disk of a failed read or write; None for any other record."""
+    match = _ERROR.match(record.text)
+    if match is None or match[1].strip() in _HARMLESS:
         return None
-    try:
-        priority, microseconds = int(fields[0]), int(fields[2])
-    except ValueError:
-        return None
-    if priority >> 3 != _KERNEL_FACILITY:  # any process may write to the log
-        return None
-    return microseconds / 1e6, _PATH.sub(r"\1\2", match[2])
+    return _PATH.sub(r"\1\2", match[2])

@@ -20,7 +20,7 @@ from kubeflash.host.root import HostRoot
 from kubeflash.host.sysfs import read_text
 
 _LIMIT = 16 << 20  # bytes of a file; they have 300 KB to 1 MB
-_MODULES = ("nvmet", "nvmet-tcp", "nvmet-rdma", "nvme-tcp", "tls")
+_MODULES = ("nvmet", "nvmet-tcp", "nvmet-rdma", "nvme-tcp", "nvme-rdma", "tls")
 _RELEASE = re.compile(r"[\w.+~-]{1,64}", re.ASCII)
 _OPTIONS = (
     "CONFIG_NVME_HOST_AUTH",
@@ -47,11 +47,12 @@ def read_kernel(root: HostRoot) -> Kernel:
         nvmet_tcp=_on(nvmet, _target(root, modules, "nvmet-tcp")),
         nvmet_rdma=_on(nvmet, _target(root, modules, "nvmet-rdma")),
         nvme_tcp=modules.ability("nvme-tcp"),
+        nvme_rdma=modules.ability("nvme-rdma"),
         authentication=_both(
             _initiator(options, "dhchap_secret", config, "CONFIG_NVME_HOST_AUTH", "CONFIG_NVME_AUTH"),
             _target_authentication(root, config),
         ),
-        tls=_both(tls, modules.ability("tls")),
+        tls=_with_tlshd(root, _both(tls, modules.ability("tls"))),
     )
 
 
@@ -187,6 +188,15 @@ def _both(initiator: Ability | None, target: Ability | None) -> Ability:
             available=initiator.available, how=f"{initiator.how}; of the target it is not known: no configuration"
         )
     return Ability(available=initiator.available and target.available, how=f"{initiator.how}; {target.how}")
+
+
+def _with_tlshd(root: HostRoot, ability: Ability) -> Ability:
+    """TLS also needs the program that shakes hands for the kernel, which must find keys in the kernel's keyring."""
+    if not ability.available:
+        return ability
+    if not any(read_text(comm) == "tlshd" for comm in root.proc.glob("[0-9]*/comm")):
+        return _no("tlshd does not run on this server: install ktls-utils, keyrings=.nvme in tlshd.conf")
+    return _yes(f"{ability.how}; tlshd runs")
 
 
 def _on(base: Ability, ability: Ability) -> Ability:

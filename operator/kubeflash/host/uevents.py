@@ -37,6 +37,8 @@ class Uevent:
         name: name of the device node below /dev, such as nvme0n1p1; empty without one.
         reported: what a controller reported of itself (NVME_AEN: health, errors, a changed namespace), as the kernel
             writes it, such as 0x020001; empty for anything else.
+        asked_for: somebody had the kernel say it (`echo change > uevent`), as udev does whenever a device that was open
+            for writing is closed: what is on the device may have changed, the device has not.
     """
 
     action: str
@@ -44,6 +46,7 @@ class Uevent:
     subsystem: str = ""
     name: str = ""
     reported: str = ""
+    asked_for: bool = False
 
     @property
     def concerns_storage(self) -> bool:
@@ -145,4 +148,5 @@ def parse(content: bytes) -> Uevent | None:
         subsystem=values.get("SUBSYSTEM", ""),
         name=values.get("DEVNAME", ""),
         reported=values.get("NVME_AEN", ""),
+        asked_for="SYNTH_UUID" in values,
     )

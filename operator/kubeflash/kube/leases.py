@@ -60,6 +60,11 @@ class Watcher:
             for view in views
         }
 
+    def silence(self) -> dict[str, float]:
+        """Seconds since each Lease was seen to change."""
+        now = time.monotonic()
+        return {name: now - since for name, (_, since) in self._seen.items()}
+
     def fresh(self) -> frozenset[str]:
         """Names of the Leases that somebody holds and renews."""
         now = time.monotonic()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from kubeflash.agent.observe import EXAMINE_AGAIN, Observer
+from kubeflash.agent.process import Agent
 from kubeflash.domain.carving import DiskView, SsdState, judge
 from kubeflash.host.smart import Health
+from kubeflash.host.uevents import Uevent
 from kubeflash.topology.devices import GpuRules
 from support.sysfs_builder import MadeUpServer
 
@@ -91,3 +95,21 @@ def test_a_reset_of_some_seconds_changes_nothing(
 def test_the_health_of_each_ssd_is_in_the_observation(server: MadeUpServer, observer: Watched):
     server.ssd(PATH, "S")
     assert observer.observe().health == {"S-1": Health()}
+
+
+class Woken:
+    """As much of an agent as hears of devices."""
+
+    def __init__(self, *own: str) -> None:
+        self.feed = SimpleNamespace(changed=asyncio.Event())
+        self._observer = SimpleNamespace(forget_device=lambda name: name in own, forget_health=lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked_for", "wakes"),
+    [("nvme0n1", True, True), ("nvme9n1", True, False), ("nvme9n1", False, True), ("nvme0n1", False, True)],
+)
+def test_whoever_closes_the_device_of_a_connection_does_not_wake_the_agent(name, asked_for, wakes):
+    agent = Woken("nvme0n1")
+    Agent.machine_changed(agent, Uevent("change", subsystem="block", name=name, asked_for=asked_for))
+    assert agent.feed.changed.is_set() is wakes

@@ -164,7 +164,7 @@ def jobs(under_way: list[Any], failures: dict[str, Failure]) -> Any:
     )
 
 
-FAILED = Failure("I/O error", CARVE, 1, 0.0)
+FAILED = Failure("I/O error", CARVE, OSError("I/O error"), 1, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,15 @@ def test_a_pool_that_names_ssds_gets_the_rest_by_defaults():
     assert spec["required"] == ["ssds"]
     assert spec["properties"]["export"]["default"] == {}
     inside = {name: node.get("default") for name, node in spec["properties"]["export"]["properties"].items()}
-    assert inside == {"ports": "4420-5443", "networks": None, "reconnectSeconds": 2, "lossSeconds": 600}
+    assert inside == {
+        "transport": "tcp",
+        "ports": "4420-5443",
+        "networks": None,
+        "reconnectSeconds": 2,
+        "lossSeconds": 600,
+    }
+    guarded = {name: node.get("default") for name, node in spec["properties"]["security"]["properties"].items()}
+    assert guarded == {"authentication": "Bidirectional", "tls": "None"}
     assert "default" not in spec["properties"]["allowedNamespaces"]  # absent is not {}: that would be everybody
 
 

@@ -88,7 +88,7 @@ def unknown(value: Any, node: dict[str, Any], where: str) -> list[str]:
 
 def test_fields_that_a_later_version_has_are_ignored():
     read = FlashVolume.from_json({"metadata": META | {"x": 1}, "spec": {"pool": "p", "size": "1Gi", "later": 1}})
-    assert read.to_json()["spec"] == {"pool": "p", "size": "1Gi"}
+    assert "later" not in read.to_json()["spec"]
 
 
 def test_what_is_unset_is_not_written():

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
+
 import pytest
 
-from kubeflash.api.v1alpha1 import FlashAttachment
+from kubeflash.api.v1alpha1 import FlashAttachment, FlashVolume
 from kubeflash.controller.attachments import reconcile_attachment
+from kubeflash.controller.events import events_of, farewell
+from kubeflash.controller.nodes import reconcile_node
 from kubeflash.domain.cluster import Cluster
 from kubeflash.domain.names import export_identity
 from kubeflash.domain.sealing import SealBroken, generate_private_key, public_key, unseal
@@ -21,12 +26,17 @@ def carved(**status):
     return volume("v", 10, status={"nodeName": "gpu-a", "ssd": "S-1", "conditions": [READY, CARVED], **status})
 
 
-def snapshot(*attachments: FlashAttachment, volumes=None, silent=(), **more) -> Cluster:
-    servers = (node("gpu-a", 1, [], [], public_key(KEY_A)), node("gpu-b", 2, [], [], public_key(KEY_B)))
+def snapshot(
+    *attachments: FlashAttachment, volumes=None, silent=(), lacking=(), later=0, export=None, security=None, **more
+) -> Cluster:
+    servers = (
+        node("gpu-a", 1, [], [], public_key(KEY_A), lacking),
+        node("gpu-b", 2, [], [], public_key(KEY_B)),
+    )
     return Cluster(
-        now=T0,
+        now=T0 + timedelta(seconds=later),
         answering=frozenset({"gpu-a", "gpu-b"}) - frozenset(silent),
-        pools={"fast": pool("fast", 3, "S")},
+        pools={"fast": pool("fast", 3, "S", export=export or {}, security=security or {})},
         nodes={item.metadata.name: item for item in servers},
         volumes={item.key: item for item in (volumes if volumes is not None else [carved()])},
         attachments={item.key: item for item in attachments},
@@ -156,3 +166,180 @@ def test_a_local_attachment_ends_once_its_server_was_purged_and_its_volume_is_go
     (write,) = reconcile_attachment(item, snapshot(item, volumes=[]))
     assert isinstance(write, Patch)
     assert write.body["metadata"]["finalizers"] == []
+
+
+# ---- what is silent is not waited for for ever
+
+
+EXPORTED = {"a": {"uid": uid(20), "portals": ["tcp://10.0.0.1:4420"]}}
+
+
+@pytest.mark.parametrize(
+    ("silent", "later", "gone"),
+    [((), 3600, False), (("gpu-a",), 60, False), (("gpu-a",), 91, True), (("gpu-a", "gpu-b"), 91, True)],
+)
+def test_a_storage_server_that_is_dead_is_not_waited_for(silent, later, gone):
+    status = {"path": "Fabric", "conditions": [connected("Connected" if "gpu-b" in silent else "Disconnected")]}
+    item = attachment("a", 20, "v", "gpu-b", status=status, deleting=True)
+    snap = snapshot(item, volumes=[carved(exported=EXPORTED)], silent=silent, later=later)
+    (write,) = reconcile_attachment(item, snap)
+    assert isinstance(write, Patch) is gone
+    if gone:
+        assert "takes the export for gpu-b down when it is back" in farewell(item, snap)["note"]
+
+
+def test_whoever_has_the_volume_next_waits_until_the_export_of_before_is_gone():
+    for where in ("gpu-a", "gpu-b"):
+        item = attachment("next", 21, "v", where)
+        words = ready(only(item, snapshot(item, volumes=[carved(exported=EXPORTED)])))
+        assert (words["reason"], "attachment a" in words["message"]) == ("Fencing", True)
+
+
+def test_a_local_attachment_of_a_server_that_is_dead_ends_after_a_while():
+    status = {"path": "Local", "volumeId": uid(1010), "conditions": [connected("Connected")]}
+    item = attachment("a", 20, "v", "gpu-a", status=status, deleting=True)
+    assert isinstance(reconcile_attachment(item, snapshot(item, silent=["gpu-a"], later=60))[0], Apply)
+    assert isinstance(reconcile_attachment(item, snapshot(item, silent=["gpu-a"], later=91))[0], Patch)
+
+
+def test_a_fence_that_hangs_is_said_with_what_it_hangs_in():
+    status = {"path": "Fabric", "conditions": [connected("Disconnected")]}
+    item = attachment("a", 20, "v", "gpu-b", status=status, deleting=True)
+    for words, reason in (("", "Fencing"), ("for more than 30 s now: disable", "FenceStuck")):
+        stuck = {"a": {**EXPORTED["a"], "fencing": True, "message": words}}
+        assert ready(only(item, snapshot(item, volumes=[carved(exported=stuck)])))["reason"] == reason
+
+
+# ---- sharing and modes
+
+
+def shared(**status) -> FlashVolume:
+    found = carved(**status)
+    return found.model_copy(update={"spec": found.spec.model_copy(update={"sharing": "Shared"})})
+
+
+def test_a_shared_volume_is_attached_at_several_servers_but_once_at_each():
+    first, second = attachment("a", 20, "v", "gpu-b", age=10), attachment("b", 21, "v", "gpu-a", age=5)
+    third = attachment("c", 22, "v", "gpu-b", age=1)
+    snap = snapshot(first, second, third, volumes=[shared()])
+    assert only(first, snap).status["path"] == "Fabric"
+    assert only(second, snap).status["path"] == "Local"
+    words = ready(only(third, snap))
+    assert (words["reason"], "by attachment a" in words["message"]) == ("AlreadyAttached", True)
+
+
+def test_the_local_device_of_a_shared_volume_is_not_made_read_only_under_others():
+    item = attachment("a", 20, "v", "gpu-a")
+    item = item.model_copy(update={"spec": item.spec.model_copy(update={"read_only": True})})
+    assert ready(only(item, snapshot(item, volumes=[shared()])))["reason"] == "ReadOnlyRefused"
+    assert only(item, snapshot(item)).status["path"] == "Local"
+
+
+# ---- security
+
+
+def condition(write: Apply, kind: str) -> dict:
+    return next(item for item in write.status["conditions"] if item["type"] == kind)
+
+
+def test_without_authentication_there_are_no_keys_and_it_is_said_aloud():
+    item = attachment("a", 20, "v", "gpu-b")
+    write = only(item, snapshot(item, security={"authentication": "None"}))
+    assert "keys" not in write.status
+    assert condition(write, "Secured")["reason"] == "NoAuthentication"
+    after = attachment("a", 20, "v", "gpu-b", status=write.status)
+    told = {event["reason"]: event["type"] for event in events_of(item, after, T0)}
+    assert told["NoAuthentication"] == "Warning"
+    later = only(after, snapshot(after, volumes=[carved(exported=EXPORTED | {"a": {**EXPORTED["a"], "ready": True}})]))
+    assert later.status["fabric"]["authentication"] == "None", "what the pool says now is for new attachments"
+
+
+def test_tls_has_a_key_of_its_own():
+    item = attachment("a", 20, "v", "gpu-b")
+    write = only(item, snapshot(item, security={"tls": "Required"}))
+    keys = unseal(write.status["keys"]["consumer"], KEY_B)
+    assert keys.dhchap is not None
+    assert keys.psk is not None
+    assert "TLS 1.3" in condition(write, "Secured")["message"]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "security", "export", "refused"),
+    [
+        ("nvmetTcp", {}, {}, True),
+        ("authentication", {}, {}, True),
+        ("authentication", {"authentication": "None"}, {}, False),
+        ("tls", {}, {}, False),
+        ("tls", {"tls": "Required"}, {}, True),
+        ("nvmetRdma", {}, {}, False),
+        ("nvmetRdma", {}, {"transport": "rdma"}, True),
+    ],
+)
+def test_what_a_kernel_cannot_do_is_said_with_the_server_and_how_it_shows(lacking, security, export, refused):
+    item = attachment("a", 20, "v", "gpu-b")
+    words = ready(only(item, snapshot(item, lacking=(lacking,), security=security, export=export)))
+    assert (words["reason"] == "KernelLacks") is refused
+    if refused:
+        assert f"how {lacking} shows" in words["message"]
+        assert "server gpu-a" in words["message"]
+
+
+def test_a_server_that_lost_its_private_key_lists_what_must_be_made_anew():
+    item = attachment("a", 20, "v", "gpu-b")
+    status = only(item, snapshot(item)).status
+    status["keys"]["consumerKey"] = "another"
+    snap = snapshot(attachment("a", 20, "v", "gpu-b", status=status))
+    (write,) = reconcile_node(snap.nodes["gpu-b"], snap)
+    assert "serving/a" in condition(write, "KeysIntact")["message"]
+    assert reconcile_node(snap.nodes["gpu-a"], snap) == [] or "KeysIntact" not in str(
+        reconcile_node(snap.nodes["gpu-a"], snap)
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [("Reconnecting", "Warning"), ("Lost", "Warning"), ("ConnectFailed", "Warning"), ("InUse", "Warning")],
+)
+def test_what_happens_to_a_connection_is_told(reason, kind):
+    before = attachment("a", 20, "v", "gpu-b", status={"conditions": [READY]})
+    not_ready = {**READY, "status": "False", "reason": reason, "message": "words"}
+    after = attachment("a", 20, "v", "gpu-b", status={"conditions": [not_ready]})
+    (told,) = events_of(before, after, T0)
+    assert (told["reason"], told["type"], told["note"]) == (reason, kind, "words")
+    (back,) = events_of(after, before, T0)
+    assert back["type"] == "Normal"
+
+
+def test_the_end_says_whether_the_consumer_let_go_or_was_fenced():
+    for reason, words in (("Disconnected", "disconnected"), ("Connected", "cannot write any more")):
+        item = attachment("a", 20, "v", "gpu-b", status={"path": "Fabric", "conditions": [connected(reason)]})
+        assert words in farewell(item, snapshot(item))["note"]
+
+
+def test_the_storage_server_s_key_is_not_lost_when_the_ssd_moved_to_another_server():
+    item = attachment("a", 20, "v", "gpu-b")
+    status = only(item, snapshot(item)).status
+    assert status["keys"]["storageNode"] == "gpu-a"
+    status["keys"] |= {"storageNode": "gpu-z", "storageKey": "gpu-z's"}
+    moved = attachment("a", 20, "v", "gpu-b", status=status)
+    snap = snapshot(moved)
+    words = ready(only(moved, snap))
+    assert (words["reason"], "moved from server gpu-z to gpu-a" in words["message"]) == ("VolumeMoved", True)
+    assert snap.keyless == {}
+
+
+def test_another_volume_of_the_same_name_is_not_taken_for_the_one_that_was_attached():
+    status = {"path": "Local", "volumeId": uid(999)}
+    item = attachment("a", 20, "v", "gpu-a", status=status)
+    assert ready(only(item, snapshot(item)))["reason"] == "VolumeReplaced"
+
+
+def test_a_storage_server_that_is_paused_is_not_said_to_fence():
+    status = {"path": "Fabric", "conditions": [connected("Disconnected")]}
+    item = attachment("a", 20, "v", "gpu-b", status=status, deleting=True)
+    snap = snapshot(item, volumes=[carved(exported={"a": {**EXPORTED["a"], "fencing": True}})])
+    paused = snap.nodes["gpu-a"].model_copy(
+        update={"spec": snap.nodes["gpu-a"].spec.model_copy(update={"paused": True})}
+    )
+    snap = replace(snap, nodes={**snap.nodes, "gpu-a": paused})
+    assert ready(only(item, snap))["reason"] == "Paused"

@@ -158,6 +158,7 @@ def test_bytes_of_volumes_that_are_placed_but_not_carved_yet_are_taken():
 
 FABRIC = {
     "path": "Fabric",
+    "fabric": {"volumeId": uid(1010), "nqn": "n", "hostNQN": "h", "hostID": "i"},
     "keys": {"storage": "c2E=", "storageKey": "a", "consumer": "c2E=", "consumerKey": "b"},
 }
 
@@ -179,6 +180,43 @@ def test_the_second_attachment_gets_no_export_while_the_first_one_is_there():
     assert set(write.status["wanted"]) == {"one"}
 
 
+@pytest.mark.parametrize(("silence", "kept"), [(45.0, True), (91.0, False)])
+def test_an_agent_that_misses_a_beat_is_no_consumer_that_is_gone(silence, kept):
+    """Deleted an hour ago and refused since, as its device is in use; then the agent is restarted."""
+    att = attachment("one", 20, "v", "gpu-b", status=disconnecting("InUse"), deleting=True)
+    wanted = {"uid": uid(20), "nqn": "n", "hostNQN": "h", "hostID": "i", "sealedKeys": "k", "ports": "1-2"}
+    item = carved("v", 10, status={"wanted": {"one": wanted}})
+    snap = snapshot(item, attachments=[att], silent=["gpu-b"])
+    write = only(item, replace(snap, now=T0 + timedelta(seconds=3600), silence={"gpu-b": silence}))
+    assert ("wanted" in write.status) is kept
+
+
+def test_a_volume_that_was_put_into_its_consumer_is_not_exported_any_more():
+    local = attachment("one", 20, "v", "gpu-a", status={"path": "Local"})
+    wanted = {"uid": uid(20), "nqn": "n", "hostNQN": "h", "hostID": "i", "sealedKeys": "k", "ports": "1-2"}
+    item = carved("v", 10, status={"wanted": {"one": wanted}})
+    assert "wanted" not in only(item, snapshot(item, attachments=[local])).status
+
+
+def test_a_shared_volume_is_exported_to_all_that_have_it():
+    item = carved("v", 10)
+    spec = item.spec.model_copy(update={"sharing": "Shared"})
+    item = item.model_copy(update={"spec": spec})
+    first = attachment("one", 20, "v", "gpu-b", status=FABRIC, age=10)
+    second = attachment("two", 21, "v", "gpu-c", status=FABRIC, age=5)
+    local = attachment("here", 22, "v", "gpu-a", status={"path": "Local"}, age=5)
+    write = only(item, snapshot(item, attachments=[second, first, local]))
+    assert {name: export["shared"] for name, export in write.status["wanted"].items()} == {"one": True, "two": True}
+
+
+def test_an_export_is_made_as_the_attachment_was_meant_whatever_its_pool_says_now():
+    item = carved("v", 10)
+    open_ = {**FABRIC, "fabric": {**FABRIC["fabric"], "authentication": "None"}}
+    bare = attachment("one", 20, "v", "gpu-b", status={name: value for name, value in open_.items() if name != "keys"})
+    wanted = only(item, snapshot(item, attachments=[bare])).status["wanted"]["one"]
+    assert (wanted["authentication"], wanted["sealedKeys"]) == ("None", "")
+
+
 def disconnecting(reason: str) -> dict:
     condition = {"type": "Connected", "status": "False", "reason": reason, "lastTransitionTime": T0.isoformat()}
     return {**FABRIC, "conditions": [condition]}
@@ -194,19 +232,22 @@ def disconnecting(reason: str) -> dict:
         ("InUse", 3600, False, True, True),
         ("Connected", 0, True, True, True),
         ("Connected", 91, True, True, False),
-        ("InUse", 3600, True, True, True),
-        ("InUse", 3600, True, False, False),
+        ("InUse", 91, True, True, False),
+        ("InUse", 89, True, True, True),
         ("InUse", 3600, False, False, True),
     ],
 )
-def test_silence_is_no_consent(reason, later, silent, known, kept):
-    """The export of a deleted attachment stays until its consumer left, or had its time, or is declared dead."""
+def test_a_consumer_that_answers_is_asked_and_a_silent_one_is_fenced_without_its_word(
+    reason, later, silent, known, kept
+):
+    """The export of a deleted attachment stays until its consumer left, or had its time."""
     att = attachment("one", 20, "v", "gpu-b", status=disconnecting(reason), deleting=True)
     wanted = {"uid": uid(20), "nqn": "n", "hostNQN": "h", "hostID": "i", "sealedKeys": "k", "ports": "1-2"}
     item = carved("v", 10, status={"wanted": {"one": wanted}})
     snap = snapshot(item, attachments=[att], silent=["gpu-b"] if silent else [])
     nodes = snap.nodes if known else {name: node for name, node in snap.nodes.items() if name != "gpu-b"}
-    write = only(item, replace(snap, now=T0 + timedelta(seconds=later), nodes=nodes))
+    leaving = {uid(20): float(later)} if reason == "Disconnecting" else {}
+    write = only(item, replace(snap, now=T0 + timedelta(seconds=later), nodes=nodes, leaving=leaving))
     assert ("wanted" in write.status) is kept
 
 

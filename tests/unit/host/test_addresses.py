@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import asyncio
+import errno
 import json
+import os
 import shutil
 import socket
 import struct
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import kubeflash
 from kubeflash.host import addresses
 from kubeflash.host.addresses import NoAddress, address_toward, global_addresses, listening_ports, parse_address
 from kubeflash.host.root import HostRoot
@@ -127,3 +133,172 @@ def test_ports_cannot_be_read(tmp_path):
 def test_this_machine_listens_where_we_do():
     with socket.create_server(("127.0.0.1", 0)) as here:
         assert here.getsockname()[1] in listening_ports(HostRoot())
+
+
+def told(address: str, *, kind: int = 20, scope: int = 0, interface: int = 2) -> bytes:
+    """A message of the kernel that an address came (20) or went (21)."""
+    body = struct.pack("=BBBBI", socket.AF_INET, 24, 0, scope, interface) + attribute(2, socket.inet_aton(address))
+    return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
+
+
+class Telling:
+    """The kernel's messages about addresses, and the addresses that there are."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.kernel, self._ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._ours.setblocking(False)
+        self.addresses = ["10.0.0.9"]
+        self.answers = True
+        self.sender = 0
+        self.fails: list[int] = []
+        self.calls = 0
+        monkeypatch.setattr(addresses, "_open_changes", lambda: self)
+        monkeypatch.setattr(addresses, "_interface_name", lambda index: {2: "eth0", 3: "veth0", 4: ""}[index])
+        monkeypatch.setattr(addresses, "_assigned", self._assigned)
+
+    def _assigned(self):
+        if not self.answers:
+            raise NoAddress("the kernel does not answer")
+        return (addresses._Assigned(item, 2, 0, 0) for item in self.addresses)
+
+    def fileno(self) -> int:
+        return self._ours.fileno()
+
+    def recvfrom(self, size: int) -> tuple[bytes, tuple[int, int]]:
+        if self.fails:
+            raise OSError(number := self.fails.pop(), os.strerror(number))
+        return self._ours.recv(size), (self.sender, 0)
+
+    def close(self) -> None:
+        self._ours.close()
+        self.kernel.close()
+
+    def changed(self) -> None:
+        self.calls += 1
+
+    async def tells(self, *messages: bytes) -> int:
+        """How often somebody was called since."""
+        before = self.calls
+        for message in messages:
+            self.kernel.send(message)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return self.calls - before
+
+
+@pytest.fixture
+def telling(monkeypatch: pytest.MonkeyPatch) -> Telling:
+    return Telling(monkeypatch)
+
+
+def test_addresses_that_come_and_go_are_told_once_a_burst(telling: Telling):
+    async def look() -> None:
+        async with addresses.watching(telling.changed):
+            telling.addresses = ["10.0.0.9", "10.0.0.10"]
+            assert await telling.tells(told("10.0.0.10"), told("10.0.0.11"), told("10.0.0.11", kind=21)) == 1
+            telling.addresses = ["10.0.0.9"]
+            assert await telling.tells(told("10.0.0.10", kind=21)) == 1
+            assert await telling.tells(told("10.0.0.9")) == 0, "told of an address that only lives on"
+
+    asyncio.run(look())
+
+
+def test_addresses_of_pods_and_links_and_what_others_send_is_not_looked_at(telling: Telling):
+    async def look() -> None:
+        async with addresses.watching(telling.changed):
+            telling.addresses = []
+            assert await telling.tells(told("10.1.0.1", interface=3), told("10.1.0.1", scope=253), b"", b"x" * 7) == 0
+            telling.sender = 4711
+            assert await telling.tells(told("10.0.0.9", kind=21)) == 0
+            telling.sender = 0
+            assert await telling.tells(told("10.0.0.9", kind=21, interface=4)) == 1, "its link is gone, too"
+
+    asyncio.run(look())
+
+
+def test_lost_messages_and_addresses_that_cannot_be_listed_count_as_changes(telling: Telling):
+    async def look() -> None:
+        async with addresses.watching(telling.changed):
+            telling.fails, telling.addresses = [errno.ENOBUFS], []
+            assert await telling.tells(b"") == 1
+            telling.answers = False
+            assert await telling.tells(told("10.0.0.9")) == 1
+            assert await telling.tells(told("10.0.0.9")) == 1
+
+    asyncio.run(look())
+
+
+def test_a_socket_that_broke_is_said_and_not_read_again(telling: Telling, caplog: pytest.LogCaptureFixture):
+    async def look() -> None:
+        async with addresses.watching(telling.changed):
+            telling.fails, telling.addresses = [errno.EBADF], []
+            assert await telling.tells(b"") == 1
+            telling.addresses = ["10.0.0.9"]
+            assert await telling.tells(told("10.0.0.9")) == 0
+
+    asyncio.run(look())
+    assert len(caplog.records) == 1
+
+
+def test_where_the_kernel_refuses_it_is_said_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    def refuse() -> socket.socket:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    async def look() -> None:
+        async with addresses.watching(lambda: pytest.fail("called")):
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(addresses, "_open_changes", refuse)
+    asyncio.run(look())
+    assert len(caplog.records) == 1
+
+
+IN_A_NETWORK_OF_ITS_OWN = """
+import asyncio, subprocess
+from kubeflash.host import addresses
+
+def ip(words):
+    subprocess.run(["ip", *words.split()], check=True)
+
+async def main():
+    heard = asyncio.Event()
+    async def is_heard(words, seconds=10):
+        heard.clear()
+        ip(words)
+        try:
+            await asyncio.wait_for(heard.wait(), seconds)
+            return True
+        except TimeoutError:
+            return False
+    for name in ("test0", "veth0", "eth1"):
+        ip(f"link add {name} type bridge")
+    async with addresses.watching(heard.set):
+        ip("link set test0 up")
+        ip("link set eth1 up")
+        assert await is_heard("addr add 10.9.0.1/24 dev test0")
+        assert not await is_heard("addr add 10.9.1.1/24 dev veth0", 0.5), "of a pod"
+        assert await is_heard("addr add 2001:db8::5/64 dev test0 nodad")
+        assert [item.address for item in addresses.global_addresses()] == ["10.9.0.1", "2001:db8::5"]
+        assert not await is_heard("addr change 2001:db8::5/64 dev test0 nodad valid_lft 900 preferred_lft 800", 0.5)
+        assert await is_heard("addr del 10.9.0.1/24 dev test0")
+        assert await is_heard("link del test0")
+        assert addresses.global_addresses() == ()
+    assert not await is_heard("addr add 10.9.2.1/24 dev eth1", 0.5), "after its end"
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("ip"), reason="needs root and iproute2")
+def test_the_kernel_tells_of_addresses():
+    path = os.pathsep.join([str(Path(kubeflash.__file__).parents[1]), *sys.path])
+    done = subprocess.run(
+        ["unshare", "--net", sys.executable, "-c", IN_A_NETWORK_OF_ITS_OWN],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
+    if "Unknown device type" in done.stderr or "Operation not" in done.stderr:
+        pytest.skip("this kernel makes no bridges")
+    assert done.returncode == 0, done.stderr

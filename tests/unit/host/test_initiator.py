@@ -13,7 +13,7 @@ from kubeflash.domain import dhchap
 from kubeflash.domain.dhchap import DhchapKeys
 from kubeflash.domain.fabric import Portal
 from kubeflash.host import initiator_errors as errors
-from kubeflash.host.initiator import Target, connect, connections, find, wait_for_device
+from kubeflash.host.initiator import Target, connect, connections, drop_path, find, spread, wait_for_device
 from kubeflash.host.root import HostRoot
 
 UID = "0b5cbb5e-3a5b-4a53-9a3b-0e4f6c7b7f01"
@@ -108,6 +108,8 @@ def test_the_line_and_the_instance(root: HostRoot) -> None:
         (errno.EALREADY, errors.AlreadyConnected),
         (errno.EINVAL, errors.OptionUnknown),
         (errno.ETIMEDOUT, errors.ServerUnreachable),
+        (errno.EAGAIN, errors.ServerUnreachable),
+        (errno.ESRCH, errors.HandshakeMissing),
         (errno.EHOSTUNREACH, errors.ServerUnreachable),
         (errno.ENOMEM, errors.ConnectFailed),
     ],
@@ -137,3 +139,97 @@ def test_options_cannot_be_smuggled_in(root: HostRoot) -> None:
             connect(root, goal, KEYS, fabrics=fabrics)
     with pytest.raises(errors.KeyRefused):
         connect(root, GOAL, DhchapKeys(KEYS.host, "DHHC-1:00:x:"), fabrics=fabrics)
+
+
+def _line(root: HostRoot, goal: Target, keys: DhchapKeys | None) -> str:
+    lines: list[str] = []
+
+    def fabrics(device: Path, line: str) -> str:
+        lines.append(line)
+        return "instance=7,cntlid=1\n"
+
+    connect(root, goal, keys, fabrics=fabrics)
+    return lines[0]
+
+
+def test_without_authentication_there_are_no_keys(root: HostRoot) -> None:
+    assert "dhchap" not in _line(root, GOAL, None)
+    assert "tls" not in _line(root, GOAL, None)
+
+
+def test_tls_is_a_serial_number(root: HostRoot) -> None:
+    assert _line(root, replace(GOAL, tls_key=0x223A2F69), KEYS).endswith(f",tls_key={0x223A2F69},tls")
+    with pytest.raises(errors.ConnectFailed, match="only tcp"):
+        _line(root, replace(GOAL, tls_key=1, portal=Portal("rdma", "10.20.0.4", 4427)), KEYS)
+
+
+def test_rdma_says_all_failures_alike(root: HostRoot) -> None:
+    def fabrics(device: Path, line: str) -> str:
+        assert "transport=rdma," in line
+        raise OSError(errno.ECONNRESET, "reset")
+
+    with pytest.raises(errors.PortRefused, match="rdma link"):
+        connect(root, replace(GOAL, portal=Portal("rdma", "10.20.0.4", 4427)), KEYS, fabrics=fabrics)
+
+
+def test_read_only(root: HostRoot) -> None:
+    assert not connections(root)[0].read_only
+    write(root.sys / "class/block/nvme2n1", ro="1")
+    assert connections(root)[0].read_only
+
+
+@pytest.fixture
+def two_paths(root: HostRoot) -> HostRoot:
+    write(root.sys / "class/nvme/nvme4", transport="tcp", subsysnqn=NQN, hostnqn=GOAL.host_nqn, state="live")
+    write(root.sys / "class/nvme/nvme4/nvme2c4n1")
+    write(root.sys / "class/nvme-subsystem/nvme-subsys2", subsysnqn=NQN, iopolicy="numa")
+    write(root.sys / "class/nvme-subsystem/nvme-subsys0", subsysnqn="nqn.vendor:ssd", iopolicy="numa")
+    return root
+
+
+def test_io_is_spread_over_the_paths_of_one_subsystem(two_paths: HostRoot) -> None:
+    for _ in range(2):
+        spread(two_paths, NQN)
+    folder = two_paths.sys / "class/nvme-subsystem"
+    assert (folder / "nvme-subsys2/iopolicy").read_text().startswith("round-robin")
+    assert (folder / "nvme-subsys0/iopolicy").read_text() == "numa\n"
+    with pytest.raises(errors.PolicyRefused, match="not connected"):
+        spread(two_paths, "nqn.none")
+    (folder / "nvme-subsys2/iopolicy").unlink()
+    with pytest.raises(errors.PolicyRefused, match="multipath"):
+        spread(two_paths, NQN)
+
+
+def test_the_last_path_is_not_dropped(two_paths: HostRoot) -> None:
+    delete = two_paths.sys / "class/nvme/nvme3/delete_controller"
+    delete.touch()
+    for state in ("connecting", "deleting"):
+        write(two_paths.sys / "class/nvme/nvme4", state=state)
+        with pytest.raises(errors.LastPath, match="nvme3 is the only path"):
+            drop_path(two_paths, NQN, 3)
+    write(two_paths.sys / "class/nvme/nvme4", state="live", subsysnqn="nqn.other")
+    with pytest.raises(errors.LastPath):
+        drop_path(two_paths, NQN, 3)
+    assert delete.read_text() == ""
+
+
+def test_a_path_is_dropped_with_a_limit(two_paths: HostRoot) -> None:
+    drop_path(two_paths, NQN, 9)  # gone
+    drop_path(two_paths, "nqn.none", 3)  # another's by now
+    delete = two_paths.sys / "class/nvme/nvme3/delete_controller"
+    delete.touch()
+    with pytest.raises(errors.DisconnectFailed, match="not deleted"):
+        drop_path(two_paths, NQN, 3, timeout=0.3)
+    assert delete.read_text() == "1"
+    delete.unlink()
+    delete.mkdir()
+    with pytest.raises(errors.DisconnectFailed, match="cannot be deleted"):
+        drop_path(two_paths, NQN, 3, timeout=5)
+
+
+def test_a_device_is_waited_for_by_one_path(two_paths: HostRoot) -> None:
+    for instance in (None, 3, 4):
+        with pytest.raises(errors.DeviceNotSeen):  # nvme2n1 is no block device here
+            wait_for_device(two_paths, NQN, VOLUME, timeout=0, instance=instance)
+    with pytest.raises(errors.DeviceNotSeen, match="not connected"):
+        wait_for_device(two_paths, NQN, VOLUME, timeout=0, instance=5)

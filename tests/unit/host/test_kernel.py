@@ -24,9 +24,10 @@ DEP = """kernel/drivers/nvme/target/nvmet.ko.xz: kernel/fs/configfs/configfs.ko.
 kernel/drivers/nvme/target/nvmet-tcp.ko.xz: kernel/drivers/nvme/target/nvmet.ko.xz
 kernel/drivers/nvme/target/nvmet-rdma.ko.xz: kernel/drivers/nvme/target/nvmet.ko.xz
 kernel/drivers/nvme/host/nvme-tcp.ko.xz: kernel/drivers/nvme/host/nvme-fabrics.ko.xz
+kernel/drivers/nvme/host/nvme-rdma.ko.xz: kernel/drivers/nvme/host/nvme-fabrics.ko.xz
 kernel/net/tls/tls.ko.xz:
 """
-ABILITIES = ("nvmet", "nvmet_tcp", "nvmet_rdma", "nvme_tcp", "authentication", "tls")
+ABILITIES = ("nvmet", "nvmet_tcp", "nvmet_rdma", "nvme_tcp", "nvme_rdma", "authentication", "tls")
 
 
 def load(server: MadeUpServer, *modules: str) -> None:
@@ -34,6 +35,10 @@ def load(server: MadeUpServer, *modules: str) -> None:
         server.write(f"sys/module/{module}/refcnt", "0")
     if "nvmet" in modules:
         server.write("sys/kernel/config/nvmet/discovery_nqn", "")
+
+
+def tlshd(server: MadeUpServer) -> None:
+    server.write("proc/312/comm", "tlshd\n")
 
 
 def abilities(kernel: Kernel) -> dict[str, Ability]:
@@ -49,6 +54,7 @@ def test_a_server_that_can_do_all(server: MadeUpServer):
     server.write("dev/nvme-fabrics", OPTIONS)
     server.write(f"{MODULES}/modules.dep", DEP)
     server.write(CONFIG, DEBIAN)
+    tlshd(server)
     kernel = read_kernel(server.root)
     modules, config = server.root.path / MODULES, server.root.path / CONFIG
     assert kernel.release == "6.12.1-test"
@@ -57,9 +63,10 @@ def test_a_server_that_can_do_all(server: MadeUpServer):
         "nvmet_tcp": "module nvmet-tcp is loaded",
         "nvmet_rdma": f"module nvmet-rdma can be loaded from {modules}",
         "nvme_tcp": "module nvme-tcp is loaded",
+        "nvme_rdma": f"module nvme-rdma can be loaded from {modules}",
         "authentication": f"/dev/nvme-fabrics lists dhchap_secret; CONFIG_NVME_TARGET_AUTH in {config}",
         "tls": f"/dev/nvme-fabrics lists tls; CONFIG_NVME_TARGET_TCP_TLS in {config}; "
-        f"module tls can be loaded from {modules}",
+        f"module tls can be loaded from {modules}; tlshd runs",
     }
     assert what(kernel) == set(ABILITIES)
     assert kernel.words == "6.12: tcp rdma auth tls"
@@ -77,7 +84,7 @@ def test_modules_that_are_built_in(server: MadeUpServer):
     server.write(f"{MODULES}/modules.builtin", DEP.replace(".xz", ""))
     server.write(f"{MODULES}/modules.dep", "")
     kernel = read_kernel(server.root)
-    assert what(kernel) == {"nvmet", "nvmet_tcp", "nvmet_rdma", "nvme_tcp"}
+    assert what(kernel) == {"nvmet", "nvmet_tcp", "nvmet_rdma", "nvme_tcp", "nvme_rdma"}
     assert kernel.nvme_tcp.how == "module nvme-tcp is built in"
 
 
@@ -116,6 +123,7 @@ def test_an_initiator_without_either(server: MadeUpServer):
 
 
 def test_a_target_without_either(server: MadeUpServer):
+    tlshd(server)
     server.write("dev/nvme-fabrics", OPTIONS)
     server.write(CONFIG, DEBIAN.replace("CONFIG_NVME_TARGET_AUTH=y", "# CONFIG_NVME_TARGET_AUTH is not set"))
     load(server, "tls")
@@ -125,6 +133,7 @@ def test_a_target_without_either(server: MadeUpServer):
 
 
 def test_a_target_that_nobody_speaks_for(server: MadeUpServer):
+    tlshd(server)
     server.write("dev/nvme-fabrics", OPTIONS)
     load(server, "tls")
     kernel = read_kernel(server.root)
@@ -134,13 +143,16 @@ def test_a_target_that_nobody_speaks_for(server: MadeUpServer):
 
 
 def test_a_target_that_uses_the_module_for_it(server: MadeUpServer):
+    tlshd(server)
     server.write("dev/nvme-fabrics", OPTIONS)
     load(server, "tls")
     server.write("sys/module/nvme_auth/holders/nvmet/refcnt", "")
     server.write("sys/module/nvme_keyring/holders/nvmet_tcp/refcnt", "")
     kernel = read_kernel(server.root)
     assert kernel.authentication.how == "/dev/nvme-fabrics lists dhchap_secret; module nvmet uses nvme-auth"
-    assert kernel.tls.how == ("/dev/nvme-fabrics lists tls; module nvmet-tcp uses nvme-keyring; module tls is loaded")
+    assert kernel.tls.how == (
+        "/dev/nvme-fabrics lists tls; module nvmet-tcp uses nvme-keyring; module tls is loaded; tlshd runs"
+    )
 
 
 def test_an_initiator_that_is_not_loaded(server: MadeUpServer):
@@ -159,6 +171,19 @@ def test_tls_needs_the_module(server: MadeUpServer):
     kernel = read_kernel(server.root)
     assert not kernel.tls.available
     assert "there is no module tls" in kernel.tls.how
+
+
+def test_tls_needs_the_program_that_shakes_hands(server: MadeUpServer):
+    load(server, "nvmet", "nvmet_tcp", "nvme_tcp", "tls")
+    server.write("dev/nvme-fabrics", OPTIONS)
+    server.write(CONFIG, DEBIAN)
+    server.write("proc/311/comm", "tlshd-something\n")
+    tls = read_kernel(server.root).tls
+    assert tls == Ability(
+        available=False, how="tlshd does not run on this server: install ktls-utils, keyrings=.nvme in tlshd.conf"
+    )
+    tlshd(server)
+    assert read_kernel(server.root).tls.available
 
 
 # --- where the configuration is ---

@@ -147,3 +147,10 @@ def test_this_kernel_tells_of_a_change():
         listener.settimeout(10)
         event = parse(listener.recv(8192))
     assert event is not None
+
+
+def test_what_udev_asks_for_when_a_device_was_closed_is_told_from_what_the_kernel_says_by_itself():
+    where = b"/devices/virtual/nvme-subsystem/nvme-subsys2/nvme2n1"
+    words = b"change@" + where + b"\0ACTION=change\0SUBSYSTEM=block\0DEVNAME=nvme2n1"
+    assert parse(words + b"\0SYNTH_UUID=0\0").asked_for
+    assert not parse(words + b"\0RESIZE=1\0").asked_for

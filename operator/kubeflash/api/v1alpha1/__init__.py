@@ -17,6 +17,8 @@ from kubeflash.api.v1alpha1.base import (
 )
 from kubeflash.api.v1alpha1.distance import Distance
 from kubeflash.api.v1alpha1.flashattachment import (
+    AttachmentConnection,
+    AttachmentPath,
     Fabric,
     FlashAttachment,
     FlashAttachmentSpec,
@@ -57,6 +59,7 @@ from kubeflash.api.v1alpha1.flashpool import (
     PoolSummary,
     Quota,
     RefusedSsd,
+    Security,
     SsdExclusion,
     SsdNames,
     SsdSelector,
@@ -79,6 +82,8 @@ __all__ = [
     "KINDS",
     "VERSION",
     "Ability",
+    "AttachmentConnection",
+    "AttachmentPath",
     "BestPair",
     "Column",
     "Condition",
@@ -126,6 +131,7 @@ __all__ = [
     "Resource",
     "Rule",
     "SealedKeys",
+    "Security",
     "Ssd",
     "SsdExclusion",
     "SsdHealth",

@@ -288,13 +288,15 @@ class Kernel(Model):
     nvmet_tcp: Ability = Field(default=Ability(), description="It can export volumes over NVMe/TCP.")
     nvmet_rdma: Ability = Field(default=Ability(), description="It can export volumes over NVMe/RDMA.")
     nvme_tcp: Ability = Field(default=Ability(), description="It can connect to volumes over NVMe/TCP.")
+    nvme_rdma: Ability = Field(default=Ability(), description="It can connect to volumes over NVMe/RDMA.")
     authentication: Ability = Field(
         default=Ability(),
         description="Its initiator knows NVMe in-band authentication (DH-HMAC-CHAP), and its target is not known to "
         "lack it.",
     )
     tls: Ability = Field(
-        default=Ability(), description="Its initiator knows NVMe/TCP over TLS, and its target is not known to lack it."
+        default=Ability(),
+        description="Its initiator knows NVMe/TCP over TLS, its target is not known to lack it, and tlshd runs.",
     )
 
     @property
@@ -302,7 +304,7 @@ class Kernel(Model):
         """The version and what it can do, in a few words: `6.12: tcp rdma auth tls`."""
         can = {
             "tcp": self.nvmet_tcp.available and self.nvme_tcp.available,
-            "rdma": self.nvmet_rdma.available,
+            "rdma": self.nvmet_rdma.available and self.nvme_rdma.available,
             "auth": self.authentication.available,
             "tls": self.tls.available,
         }

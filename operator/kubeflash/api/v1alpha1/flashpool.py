@@ -20,6 +20,9 @@ from kubeflash.api.v1alpha1.base import (
 
 Name = Annotated[str, Field(min_length=1, max_length=253)]
 Cidr = Annotated[str, Field(max_length=64)]
+Transport = Literal["tcp", "rdma"]
+Authentication = Literal["Bidirectional", "None"]
+Tls = Literal["None", "Required"]
 
 
 class SsdNames(Model):
@@ -65,6 +68,9 @@ class Quota(Model):
 class Export(Model):
     """How volumes of the pool reach other servers."""
 
+    transport: Transport = Field(
+        default="tcp", description="NVMe/TCP, or NVMe/RDMA where all servers have RDMA network cards (or soft-RoCE)."
+    )
     ports: str = Field(
         default="4420-5443",
         description="TCP port numbers to use, first-last: one for each remote attachment on a server.",
@@ -85,6 +91,21 @@ class Export(Model):
         description="How long I/O is held while a volume's server cannot be reached, before it fails (ctrl_loss_tmo).",
         ge=1,
         le=86400,
+    )
+
+
+class Security(Model):
+    """Who may reach exported volumes, and who may read along. An attachment keeps what it was made with."""
+
+    authentication: Authentication = Field(
+        default="Bidirectional",
+        description="Bidirectional: DH-HMAC-CHAP, each attachment with keys of its own that both ends prove to have. "
+        "None: whoever reaches the port and knows the attachment's host NQN is taken for its consumer.",
+    )
+    tls: Tls = Field(
+        default="None",
+        description="Required: TLS 1.3 by the kernel, with a key of each attachment's own; both servers run tlshd. "
+        "None: data goes over the network in clear.",
     )
 
 
@@ -110,6 +131,7 @@ class FlashPoolSpec(Model):
         max_length=3,
     )
     export: Export = Field(default=Export(), description="How volumes reach other servers.")
+    security: Security = Field(default=Security(), description="How exports are guarded.")
     wipe: Literal["Zero", "Discard", "None"] = Field(
         default="Zero",
         description="What becomes of a released volume's bytes. Zero: overwritten with zeroes. Discard: discarded, and "
@@ -241,6 +263,19 @@ class FlashPool(Resource):
                 ("spec", "export", "networks"),
                 "self.all(n, isCIDR(n))",
                 "every network is a CIDR, such as 10.20.0.0/16",
+            ),
+            Rule(
+                ("spec",),
+                "!has(self.security) || !has(self.security.tls) || self.security.tls != 'Required' || "
+                "!has(self.export) || !has(self.export.transport) || self.export.transport == 'tcp'",
+                "TLS is the kernel's for NVMe/TCP only: take transport tcp, or tls None",
+            ),
+            Rule(
+                ("spec", "security"),
+                "!has(self.tls) || self.tls != 'Required' || "
+                "!has(self.authentication) || self.authentication != 'None'",
+                "nvmet does not compare a TLS key with the host that uses it: tls Required needs authentication "
+                "Bidirectional",
             ),
         ),
     )

@@ -11,6 +11,7 @@ from kubeflash.api.quantity import Quantity
 from kubeflash.api.v1alpha1.base import CONDITIONS, Column, ConditionList, KindInfo, Model, Resource, Rule
 from kubeflash.api.v1alpha1.distance import Distance
 from kubeflash.api.v1alpha1.flashnode import PCI_ADDRESS, PeerToPeerStatus
+from kubeflash.api.v1alpha1.flashpool import Authentication, Tls, Transport
 
 GPU = rf"({PCI_ADDRESS})|(^GPU-[0-9a-fA-F][0-9a-fA-F-]{{0,62}}$)"
 UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
@@ -41,6 +42,11 @@ class FlashVolumeSpec(Model):
         description="Bytes, as a quantity such as 500Gi; rounded up to whole MiB. It may grow, never shrink."
     )
     near: Near | None = Field(default=None, description="Where it shall be. Absent: anywhere in the pool.")
+    sharing: Literal["Exclusive", "Shared"] = Field(
+        default="Exclusive",
+        description="Exclusive: attached at one server at a time; the one before is fenced first. Shared: at several "
+        "at once, as a raw block device whose users coordinate themselves: no file system survives that.",
+    )
     id: str | None = Field(
         default=None,
         description="The volume's identity on the disk, a UUID. Set once by the controller; "
@@ -58,8 +64,14 @@ class WantedExport(Model):
     host_nqn: str = Field(description="NQN of the only host that may connect.", alias="hostNQN")
     host_id: str = Field(description="Host id that goes with the host NQN.", alias="hostID")
     sealed_keys: str = Field(
-        description="DH-HMAC-CHAP keys of both directions, sealed to the storage server's public key, base64."
+        default="",
+        description="The keys of authentication and TLS, sealed to the storage server's public key, base64; empty "
+        "where neither is used.",
     )
+    authentication: Authentication = Field(default="Bidirectional", description="From the pool.")
+    tls: Tls = Field(default="None", description="From the pool.")
+    transport: Transport = Field(default="tcp", description="From the pool.")
+    shared: bool = Field(default=False, description="Whether others may have the volume at the same time.")
     networks: list[str] = Field(default=[], description="CIDRs of the addresses to export on.")
     ports: str = Field(description="TCP port numbers to choose from, first-last.")
 
@@ -72,7 +84,8 @@ class Exported(Model):
         default=[], description="Where it listens, or will: tcp://address:port. Recorded before it is built."
     )
     ready: bool = Field(default=False, description="Built and read back: a consumer can connect.")
-    message: str = Field(default="", description="What keeps it from being ready.")
+    fencing: bool = Field(default=False, description="It is taken down; when it is for certain, this entry goes.")
+    message: str = Field(default="", description="What keeps it from being ready, or from being gone.")
 
 
 class Lost(Model):
@@ -147,6 +160,7 @@ class FlashVolume(Resource):
             Column("Distance", ".status.distance"),
             Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
             Column("Reason", '.status.conditions[?(@.type=="Ready")].reason'),
+            Column("Sharing", ".spec.sharing", priority=1),
             Column("Resized", '.status.conditions[?(@.type=="Resized")].reason', priority=1),
             Column("SSD", ".status.ssd", priority=1),
             Column("Id", ".spec.id", priority=1),
@@ -162,6 +176,12 @@ class FlashVolume(Resource):
                 ("spec",),
                 "has(self.near) == has(oldSelf.near) && (!has(self.near) || self.near == oldSelf.near)",
                 "near is immutable: make another volume and copy the data",
+            ),
+            Rule(
+                ("spec",),
+                "(has(self.sharing) ? self.sharing : 'Exclusive') == "
+                "(has(oldSelf.sharing) ? oldSelf.sharing : 'Exclusive')",
+                "sharing is immutable: make another volume and copy the data",
             ),
             Rule(
                 (),

@@ -25,10 +25,12 @@ The tree (what KubeFlash uses of it)::
     │               └── enable           1 opens the device; 0 returns when no I/O is in flight any more
     └── ports
         └── 4427                         mkdir: a port, one an attachment, numbered as its TCP port
-            ├── addr_trtype              tcp
+            ├── addr_trtype              tcp or rdma
             ├── addr_adrfam              ipv4 or ipv6
             ├── addr_traddr              10.20.0.4
             ├── addr_trsvcid             4427
+            ├── addr_tsas                tls1.3 or none; tcp only, after addr_trtype, which resets it
+            ├── addr_treq                required: with tls1.3, nothing but TLS gets in
             └── subsystems
                 └── NQN                  link to the subsystem: the port listens from here on
 
@@ -59,6 +61,7 @@ from kubeflash.host.nvmet.build import (
     create_subsystem,
     enable_namespace,
     link,
+    replace_device,
     revalidate,
 )
 from kubeflash.host.nvmet.configfs import Configfs, KernelConfigfs
@@ -75,6 +78,7 @@ from kubeflash.host.nvmet.errors import (
     OutOfOrder,
     PortTaken,
     ReadBackDiffers,
+    TlsRefused,
     TransportMissing,
 )
 from kubeflash.host.nvmet.fence import (
@@ -103,6 +107,7 @@ __all__ = [
     "OutOfOrder",
     "PortTaken",
     "ReadBackDiffers",
+    "TlsRefused",
     "TransportMissing",
     "add_namespace",
     "allow_host",
@@ -118,6 +123,7 @@ __all__ = [
     "remove_namespace",
     "remove_port",
     "remove_subsystem",
+    "replace_device",
     "revalidate",
     "unlink_port",
 ]

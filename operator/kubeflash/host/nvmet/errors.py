@@ -56,5 +56,9 @@ class TransportMissing(NvmetError):
     """The kernel module of the transport is not loaded."""
 
 
+class TlsRefused(NvmetError):
+    """The transport, or this kernel's target, has no TLS."""
+
+
 class ReadBackDiffers(NvmetError):
     """Something was written, and reads back otherwise."""

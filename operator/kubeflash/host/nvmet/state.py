@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import errno
 
-from kubeflash.domain.fabric import NvmetNamespace, NvmetPort, NvmetState, NvmetSubsystem
+from kubeflash.domain.fabric import NvmetHost, NvmetNamespace, NvmetPort, NvmetState, NvmetSubsystem
 from kubeflash.host.nvmet import tree
 from kubeflash.host.nvmet.configfs import Configfs
+
+HASH = "hmac(sha512)"
+DH_GROUP = "ffdhe2048"
+SECRET = 0o600
+"""Mode of a file that holds a key."""
+TSAS_TLS, TSAS_PLAIN = "tls1.3", "none"
+TREQ_REQUIRED = "required"
 
 _GONE = (errno.ENOENT, errno.ENODEV)
 
@@ -23,10 +30,29 @@ def read_state(fs: Configfs) -> NvmetState:
         subsystems = (_read_subsystem(fs, nqn) for nqn in fs.listdir("subsystems"))
         ports = (_read_port(fs, name) for name in fs.listdir("ports") if name.isdigit())
         return NvmetState(
-            hosts=frozenset(fs.listdir("hosts")),
+            hosts={nqn: NvmetHost(nqn, is_authenticated(fs, nqn)) for nqn in fs.listdir("hosts")},
             subsystems={item.nqn: item for item in subsystems if item is not None},
             ports={item.number: item for item in ports if item is not None},
         )
+
+
+def is_authenticated(fs: Configfs, host_nqn: str) -> bool:
+    """Whether a host has both keys, hidden from all but root, and hash and group as KubeFlash sets them, last.
+
+    A crash between making a host and writing its keys leaves one that anybody may say to be.
+    """
+    path = tree.host(host_nqn)
+    files = (f"{path}/dhchap_key", f"{path}/dhchap_ctrl_key")
+    try:
+        return (
+            all(fs.read(file).strip() and fs.mode(file) == SECRET for file in files)
+            and fs.read(f"{path}/dhchap_hash").strip() == HASH
+            and fs.read(f"{path}/dhchap_dhgroup").strip() == DH_GROUP
+        )
+    except OSError as error:
+        if error.errno in _GONE:  # or a kernel without authentication
+            return False
+        raise
 
 
 def _read_subsystem(fs: Configfs, nqn: str) -> NvmetSubsystem | None:
@@ -74,11 +100,20 @@ def _read_port(fs: Configfs, name: str) -> NvmetPort | None:
             address=_written(fs.read(f"{path}/addr_traddr")),
             service=_written(fs.read(f"{path}/addr_trsvcid")),
             subsystems=frozenset(fs.listdir(f"{path}/subsystems")),
+            tls=_takes_only_tls(fs, path),
         )
     except OSError as error:
         if error.errno in _GONE:
             return None
         raise
+
+
+def _takes_only_tls(fs: Configfs, path: str) -> bool:
+    try:
+        words = fs.read(f"{path}/addr_tsas").strip(), fs.read(f"{path}/addr_treq").strip()
+    except FileNotFoundError:  # a kernel from before there was TLS, or the port is gone
+        return False
+    return words == (TSAS_TLS, TREQ_REQUIRED)
 
 
 def _written(text: str) -> str:
