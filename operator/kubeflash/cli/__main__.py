@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kubeflash import __version__
 from kubeflash.api.quantity import human_bytes
+from kubeflash.api.v1alpha1 import FlashAttachment, FlashVolume
 from kubeflash.cli import completion, data, picture, text
 from kubeflash.cli.asking import NotDone, duration
 from kubeflash.cli.sources import (
@@ -32,6 +33,8 @@ from kubeflash.topology.tree import address_key
 
 EXIT_FAILED = 1
 INTERRUPTED = 130
+_OBJECTS = ("volume", "attachment")
+"""What `why` is asked about by kind and name."""
 FORMATS = ("text", "json", "yaml", "svg")
 _EXAMPLES = {
     "topology": """examples:
@@ -51,7 +54,15 @@ _EXAMPLES = {
   kubectl flash why -f nodes.yaml gpu-a 61:00.0
   kubectl flash why volume kv-0 -n serving     where a volume is, or why it is nowhere
   kubectl flash why volume serving/kv-0 -o json
-A server that is called "volume" is asked about from a file: -f.""",
+  kubectl flash why attachment kv-0-on-b -n serving    both ends: what holds it up, and what to do
+A server that is called "volume" or "attachment" is asked about from a file: -f.""",
+    "attachments": """examples:
+  kubectl flash attachments -n serving     what is attached where, and how that is now
+  kubectl flash attachments -A             of all namespaces
+  kubectl flash attachments kv-0-on-b -n serving -o json
+Attached, Live: it works. Connecting, Detaching, Fencing: on its way. Waiting: another one has the volume.
+Reconnecting: I/O waits until it is lost. Lost: I/O failed. InUse: deleted, and somebody holds the device.
+Any other word is the reason why it is not Ready: kubectl flash why attachment NAME says more.""",
     "plan": """examples:
   kubectl flash plan                   what the agents of all servers have still to do
   kubectl flash plan gpu-a
@@ -115,7 +126,8 @@ def parser() -> argparse.ArgumentParser:
     described = {
         "topology": "the PCIe tree of a server, its pairs, and what is wrong with it",
         "pairs": "which SSD is whose, beside what resource.kubernetes.io/pcieRoot alone would say",
-        "why": "all about one GPU or SSD, or one volume: where it is and why, or why it is nowhere",
+        "why": "all about one GPU or SSD, one volume or one attachment: what is so, why, and what to do",
+        "attachments": "which volume is attached where, and how: live, reconnecting until when, lost, fenced",
         "plan": "what the agents have still to do, and what failed",
         "wipe": "zero an SSD that is not blank, or an orphan, after showing what will be lost",
         "adopt": "list orphans, make a volume of one, or take over an SSD of a server that is gone",
@@ -144,6 +156,14 @@ def parser() -> argparse.ArgumentParser:
         if name == "pairs":
             command.add_argument("--matrix", action="store_true", help="all distances too")
     return result
+
+
+def _add_attachments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", nargs="?", metavar="[NAMESPACE/]NAME", help="one attachment (default: all)")
+    command.add_argument("-n", "--namespace", metavar="NAMESPACE", help="of the attachments (default: the context's)")
+    command.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces")
+    _add_output(command)
+    _add_cluster(command)
 
 
 def _add_plan(command: argparse.ArgumentParser) -> None:
@@ -195,9 +215,16 @@ def _add_cluster(command: argparse.ArgumentParser) -> None:
     command.add_argument("--context", metavar="NAME", help="as for kubectl")
 
 
-_ADDED = {"plan": _add_plan, "wipe": _add_wipe, "adopt": _add_adopt, "purge": _add_purge}
+_ADDED = {
+    "attachments": _add_attachments,
+    "plan": _add_plan,
+    "wipe": _add_wipe,
+    "adopt": _add_adopt,
+    "purge": _add_purge,
+}
 _USAGES = {
-    "why": "%(prog)s [options] [NODE] DEVICE\n       %(prog)s volume [NAMESPACE/]NAME [-n NAMESPACE] [options]",
+    "why": "%(prog)s [options] [NODE] DEVICE\n       %(prog)s volume [NAMESPACE/]NAME [-n NAMESPACE] [options]\n"
+    "       %(prog)s attachment [NAMESPACE/]NAME [-n NAMESPACE] [options]",
     "adopt": "%(prog)s [-o text|json|yaml]\n       %(prog)s NODE ORPHAN-ID --name NAME -n NAMESPACE [options]\n"
     "       %(prog)s NODE SSD [options]",
 }
@@ -209,9 +236,9 @@ def _add_source(command: argparse.ArgumentParser, *, why: bool) -> None:
             "words",
             nargs="+",
             metavar="[NODE] DEVICE",
-            help="a server, and an address, id, serial or UUID; or: volume NAME",
+            help="a server, and an address, id, serial or UUID; or: volume NAME, attachment NAME",
         )
-        command.add_argument("-n", "--namespace", metavar="NAMESPACE", help="of the volume (default: the context's)")
+        command.add_argument("-n", "--namespace", metavar="NAMESPACE", help="of that object (default: the context's)")
     else:
         command.add_argument("words", nargs="*", metavar="NODE", help="names of servers (default: all)")
     source = command.add_mutually_exclusive_group()
@@ -244,13 +271,15 @@ def _run(options: argparse.Namespace) -> str:
         return completion.script(options.shell)
     if options.command == "plan":
         return _plan(options)
+    if options.command == "attachments":
+        return _attachments(options)
     if options.command in ("wipe", "adopt", "purge"):
         return _administer(options)
     if options.command == "why":
-        if options.words[0] == "volume" and not _from_elsewhere(options):
-            return _why_volume(options)
+        if options.words[0] in _OBJECTS and not _from_elsewhere(options):
+            return _why_object(options)
         if options.namespace is not None:
-            options.parser.error("-n goes with why volume NAME")
+            options.parser.error("-n goes with why volume NAME and why attachment NAME")
         *names, device = options.words
         return _why(options, names, device)
     return _all(options, _sources(options, options.words))
@@ -286,38 +315,63 @@ def _administer(options: argparse.Namespace) -> str:
         client.close()
 
 
-def _why_volume(options: argparse.Namespace) -> str:
-    from kubeflash.cli import cluster, whyvolume  # noqa: PLC0415  only this command wants them
+def _why_object(options: argparse.Namespace) -> str:
+    """`why volume` and `why attachment`."""
+    from kubeflash.cli import cluster, whyattachment, whyvolume  # noqa: PLC0415  only these want them
 
-    if len(options.words) != 2:
+    what, *words = options.words
+    if len(words) != 1:
         options.parser.error(
-            "why volume wants one NAME or NAMESPACE/NAME, such as kubectl flash why volume serving/kv-0"
+            f"why {what} wants one NAME or NAMESPACE/NAME, such as kubectl flash why {what} serving/kv-0"
         )
-    namespace, slash, name = options.words[1].rpartition("/")
-    if slash and options.namespace not in (None, namespace):
-        options.parser.error(f"{options.words[1]} is not in namespace {options.namespace}: give one of them")
-    if not name or (slash and not namespace):
-        options.parser.error(f"{options.words[1]!r} is no NAME and no NAMESPACE/NAME")
+    given, name = _object_name(options, words[0])
     client = cluster.connect(options.kubeconfig, options.context)
     try:
-        namespace = namespace or options.namespace or cluster.default_namespace(options.kubeconfig, options.context)
+        namespace = given or cluster.default_namespace(options.kubeconfig, options.context)
         key = f"{namespace}/{name}"
-        reading = cluster.read(client, namespace, refusals_of=key)
+        reading = cluster.read(client, namespace, refusals_of=key if what == "volume" else None)
     finally:
         client.close()
-    volume = reading.cluster.volumes.get(key)
-    if volume is None:
-        there = sorted(
-            item.metadata.name
-            for item in reading.cluster.volumes.values()
-            if key.startswith(f"{item.metadata.namespace}/")
-        )
-        elsewhere = sorted(item.key for item in reading.cluster.volumes.values() if item.metadata.name == name)
-        known = f"elsewhere: {', '.join(elsewhere)}" if elsewhere else f"there are: {', '.join(there[:10]) or 'none'}"
-        raise SourceError(f"there is no FlashVolume {name} in namespace {namespace}; {known}")
-    if options.output != "text":
-        return data.rendered(options.output, whyvolume.document(volume, reading))
-    return "\n".join(whyvolume.text(volume, reading, Terminal.of(sys.stdout, options.color))) + "\n"
+    terminal = Terminal.of(sys.stdout, options.color)
+    as_text = options.output == "text"
+    if what == "attachment":
+        attachments = reading.cluster.attachments
+        if key not in attachments:
+            left = whyattachment.left_over(namespace, name, reading)
+            raise cluster.not_there(FlashAttachment, attachments, namespace, name, left)
+        if as_text:
+            return "\n".join(whyattachment.text(attachments[key], reading, terminal)) + "\n"
+        return data.rendered(options.output, whyattachment.document(attachments[key], reading))
+    volumes = reading.cluster.volumes
+    if key not in volumes:
+        raise cluster.not_there(FlashVolume, volumes, namespace, name)
+    if as_text:
+        return "\n".join(whyvolume.text(volumes[key], reading, terminal)) + "\n"
+    return data.rendered(options.output, whyvolume.document(volumes[key], reading))
+
+
+def _object_name(options: argparse.Namespace, word: str) -> tuple[str | None, str]:
+    """Namespace, where one is given, and name of an object: by NAMESPACE/NAME or by -n."""
+    namespace, slash, name = word.rpartition("/")
+    if slash and options.namespace not in (None, namespace):
+        options.parser.error(f"{word} is not in namespace {options.namespace}: give one of them")
+    if not name or (slash and not namespace):
+        options.parser.error(f"{word!r} is no NAME and no NAMESPACE/NAME")
+    return namespace or options.namespace, name
+
+
+def _attachments(options: argparse.Namespace) -> str:
+    from kubeflash.cli import attachments, cluster  # noqa: PLC0415  only this command wants them
+
+    given, name = _object_name(options, options.name) if options.name is not None else (options.namespace, None)
+    if options.all_namespaces and given is not None:
+        options.parser.error(f"-A is all namespaces, not {given}: give one of them")
+    client = cluster.connect(options.kubeconfig, options.context)
+    try:
+        namespace = given or cluster.default_namespace(options.kubeconfig, options.context)
+        return attachments.run(options, client, None if options.all_namespaces else namespace, name)
+    finally:
+        client.close()
 
 
 def _from_elsewhere(options: argparse.Namespace) -> bool:

@@ -29,6 +29,8 @@ WATCHED = 13.0
 """Seconds that a Lease is watched where it is not clear: an agent renews it every 10 s."""
 TRIES = 10
 """Attempts to write an object that others write at the same time."""
+SHOWN = 10
+"""Names that are listed where another one is not there."""
 _SILENT = ("AgentSilent", "Renamed")
 
 JSON = dict[str, Any]
@@ -161,6 +163,10 @@ class Reading:
     controller: Heartbeat
     unread: tuple[str, ...] = ()
 
+    def heartbeat(self, name: str) -> Heartbeat:
+        """Whether the agent of the server with this name answers."""
+        return self.heartbeats.get(name, Heartbeat(False, "has no FlashNode"))
+
 
 @dataclass
 class _Reader:
@@ -261,6 +267,19 @@ def read(client: Client, namespace: str | None = None, refusals_of: str | None =
     return Reading(cluster, heartbeats, controller, tuple(reader.unread))
 
 
+def not_there(
+    kind: type[Resource], known: Mapping[str, Resource], namespace: str | None, name: str, also: str = ""
+) -> NotDone:
+    """What to say of an object that is not there: where one of that name is, and what there is instead."""
+    elsewhere = sorted(item.key for item in known.values() if item.metadata.name == name)
+    there = sorted(item.metadata.name for item in known.values() if namespace in (None, item.metadata.namespace))
+    shown = ", ".join(there[:SHOWN]) + (f" and {len(there) - SHOWN} more" if len(there) > SHOWN else "")
+    where = f"in namespace {namespace}" if namespace is not None else "in any namespace"
+    parts = [f"there is no {kind.info.kind} {name} {where}", *([also] if also else [])]
+    parts += [f"elsewhere: {', '.join(elsewhere)}"] if elsewhere else []
+    return NotDone("; ".join([*parts, f"there are: {shown or 'none'}"]))
+
+
 # --- one server ---
 
 
@@ -302,6 +321,11 @@ def write_spec(client: Client, name: str, change: Callable[[FlashNode], JSON | N
     raise NotDone(f"FlashNode {name} changes all the time: nothing was written; try again")
 
 
+def unpause(name: str) -> str:
+    """The command that ends a server's pause."""
+    return f'kubectl patch flashnode {name} --type=merge -p \'{{"spec":{{"paused":false}}}}\''
+
+
 def needs_agent(client: Client, node: FlashNode) -> None:
     """Sees to it that a server's agent can do something now.
 
@@ -310,10 +334,7 @@ def needs_agent(client: Client, node: FlashNode) -> None:
     """
     name = node.metadata.name
     if node.spec.paused:
-        raise NotDone(
-            f"server {name} is paused, its agent changes nothing: kubectl patch flashnode {name} --type=merge -p "
-            '\'{"spec":{"paused":false}}\' first'
-        )
+        raise NotDone(f"server {name} is paused, its agent changes nothing: {unpause(name)} first")
     beat = heartbeat_of(client, node)
     if not beat.answers:
         raise NotDone(f"the agent on server {name} {beat.words}: nothing can be done there now; look at it first")

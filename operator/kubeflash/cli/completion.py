@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 COMMAND = "__complete"
 SHELLS = ("bash", "zsh", "fish")
-_COMMANDS = ("topology", "pairs", "why", "plan", "wipe", "adopt", "purge", "completion")
+_COMMANDS = ("topology", "pairs", "why", "attachments", "plan", "wipe", "adopt", "purge", "completion")
 _EVERYWHERE = ("--color", "--kubeconfig", "--context", "--help")
 _SOURCES = ("--local", "--sysfs", "--file", "--output", "--gpu")
 _ASKING = ("--dry-run", "--confirm", "--timeout")
@@ -20,6 +20,7 @@ _OPTIONS = {
     "topology": _SOURCES,
     "pairs": (*_SOURCES, "--matrix"),
     "why": (*_SOURCES, "--namespace"),
+    "attachments": ("--namespace", "--all-namespaces", "--output"),
     "plan": ("--file", "--output"),
     "wipe": _ASKING,
     "adopt": ("--name", "--namespace", "--pool", "--output", *_ASKING),
@@ -37,7 +38,8 @@ _FREE = ("--gpu", "--context", "--title", "--name", "--confirm", "--timeout")
 """Options whose values nobody offers; a confirmation is to be typed."""
 _SECOND = ("why", "wipe", "adopt")
 """Commands with a second word, which is something of the server that the first one names."""
-_MOST = {"purge": 1}
+_MOST = {"purge": 1, "attachments": 1}
+_OBJECTS = {"volume": "flashvolumes", "attachment": "flashattachments"}
 _NO_FILES = ":4"  # cobra's ShellCompDirectiveNoFileComp
 _FILES_TOO = ":0"
 _SECONDS = "2s"
@@ -98,7 +100,9 @@ def candidates(words: Sequence[str]) -> list[str]:
     if (named and command in _SECOND) or len(named) >= _MOST.get(command, len(words)):
         return []
     if command == "why":
-        return _starting(["volume", *_nodes()], current)
+        return _starting([*_OBJECTS, *_nodes()], current)
+    if command == "attachments":
+        return _starting(_keys("flashattachments"), current)
     return _starting([node for node in _nodes() if node not in named], current)
 
 
@@ -125,11 +129,16 @@ def _names(kind: str) -> list[str]:
     return [line.rpartition("/")[2] for line in _ask(kind, "-o", "name")]
 
 
+def _keys(kind: str) -> list[str]:
+    """Objects of all namespaces, each as namespace/name."""
+    path = "{range .items[*]}{.metadata.namespace}/{.metadata.name} {end}"
+    return sorted(_ask(kind, "--all-namespaces", "-o", f"jsonpath={path}"))
+
+
 def _second(command: str, first: str) -> list[str]:
     """What a command may be about, on the server that its first word names."""
-    if command == "why" and first == "volume":
-        path = "{range .items[*]}{.metadata.namespace}/{.metadata.name} {end}"
-        return sorted(_ask("flashvolumes", "--all-namespaces", "-o", f"jsonpath={path}"))
+    if command == "why" and first in _OBJECTS:
+        return _keys(_OBJECTS[first])
     if command == "why":
         return _devices(first)
     which = "{{if .labelled}}{{.serial}} {{end}}" if command == "adopt" else "{{.serial}} "

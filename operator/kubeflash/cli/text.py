@@ -164,6 +164,18 @@ def count(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 
+def span(seconds: float) -> str:
+    """A length of time in its two largest units: 48s, 7m12s, 2h13m, 3d4h."""
+    left = max(0, int(seconds))
+    units = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+    first = next((index for index, (_, size) in enumerate(units) if left >= size), len(units) - 1)
+    parts: list[str] = []
+    for letter, size in units[first : first + 2]:
+        number, left = divmod(left, size)
+        parts += [f"{number}{letter}"] if number or not parts else []
+    return "".join(parts)
+
+
 @dataclass
 class _Branch:
     """One line of the tree and what is below it."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from kubeflash.api.quantity import Quantity, format_quantity, human_bytes
 from kubeflash.api.v1alpha1 import (
-    Condition,
     FlashAttachment,
     FlashPool,
     FlashVolume,
@@ -16,6 +15,7 @@ from kubeflash.api.v1alpha1 import (
     PlannedStep,
     Ssd,
 )
+from kubeflash.cli.chain import below, condition_words, named, step_words, unread, verdict
 from kubeflash.cli.cluster import Reading
 from kubeflash.cli.terminal import Colour, Terminal, clean
 from kubeflash.domain.allocation import align_up
@@ -200,7 +200,7 @@ def _left_out(volume: FlashVolume, cluster: Cluster) -> JSON:
 def _server(volume: FlashVolume, place: tuple[str, str], reading: Reading) -> JSON:
     """The server that it is on: its agent, what that says, and the bytes themselves."""
     name, ssd_id = place
-    node, beat = reading.cluster.nodes.get(name), reading.heartbeats.get(name)
+    node, beat = reading.cluster.nodes.get(name), reading.heartbeat(name)
     ssd = _ssd_of(reading.cluster, name, ssd_id)
     carved = find(volume.status.conditions, "Carved")
     volume_id = identity(volume) or ""
@@ -208,8 +208,8 @@ def _server(volume: FlashVolume, place: tuple[str, str], reading: Reading) -> JS
     return {
         "name": name,
         "exists": node is not None,
-        "answers": beat is not None and beat.answers,
-        "words": beat.words if beat is not None else "has no FlashNode",
+        "answers": beat.answers,
+        "words": beat.words,
         "paused": node is not None and node.spec.paused,
         "maintenance": node is not None and node.spec.maintenance,
         "carved": carved.to_json() if carved is not None else None,
@@ -231,11 +231,10 @@ def _steps(plan: Iterable[PlannedStep], volume: FlashVolume, ssd: str) -> Iterat
 
 def _attachment(item: FlashAttachment, reading: Reading) -> JSON:
     ready = find(item.status.conditions, "Ready")
-    beat = reading.heartbeats.get(item.spec.node_name)
     return {
         "name": item.metadata.name,
         "node": item.spec.node_name,
-        "answers": beat is not None and beat.answers,
+        "answers": reading.heartbeat(item.spec.node_name).answers,
         "path": item.status.path,
         "device": item.status.device,
         "deleting": item.deleting,
@@ -259,7 +258,7 @@ def text(volume: FlashVolume, reading: Reading, terminal: Terminal) -> list[str]
         *_server_lines(whole, terminal),
         *_attachment_lines(whole, terminal),
         *_ssd_lines(volume, whole, terminal),
-        *[line for words in whole["unread"] for line in terminal.wrap(f"? {words}", hanging="  ")],
+        *unread(whole["unread"], terminal),
     ]
 
 
@@ -273,7 +272,7 @@ def _verdict(volume: FlashVolume, whole: JSON, terminal: Terminal) -> list[str]:
         words, colour = f"Ready, on SSD {place.get('ssd')} of server {place.get('node')}", "green"
     else:
         words, colour = f"not Ready: {ready.reason}: {ready.message}", "red"
-    return [terminal.paint(line, colour) for line in terminal.wrap(f"{volume.key}: {words}", hanging="  ")]
+    return verdict(volume.key, words, colour, terminal)
 
 
 def _object_lines(volume: FlashVolume, whole: JSON, terminal: Terminal) -> list[str]:
@@ -285,30 +284,21 @@ def _object_lines(volume: FlashVolume, whole: JSON, terminal: Terminal) -> list[
         ["near " + ", ".join(f"{key} {value}" for key, value in near.items())] if near else ["anywhere in the pool"]
     )
     parts += [f"being deleted since {volume.metadata.deletion_timestamp:%Y-%m-%d %H:%M} UTC"] if volume.deleting else []
-    lines = _named("object", "; ".join(parts), terminal)
+    lines = named("object", "; ".join(parts), terminal)
     ready = find(status.conditions, "Ready")
     for item in status.conditions:
         if item.type != "Ready" and not (ready is not None and item.message and item.message == ready.message):
-            lines += terminal.wrap(_condition(item), " " * 11, " " * 13)
+            lines += below(condition_words(item), terminal)
     if not whole["controller"]["leads"]:
-        lines += _named("controller", f"no controller decides: it {whole['controller']['words']}", terminal)
+        lines += named("controller", f"no controller decides: it {whole['controller']['words']}", terminal)
     return lines
-
-
-def _condition(item: Condition) -> str:
-    return f"{item.type} {item.status}: {item.reason}{f': {item.message}' if item.message else ''}"
-
-
-def _named(name: str, words: str, terminal: Terminal) -> list[str]:
-    """A part of the chain: its name, then what is so."""
-    return terminal.wrap(words, name.ljust(11), " " * 11)
 
 
 def _pool_lines(volume: FlashVolume, whole: JSON, terminal: Terminal) -> list[str]:
     pool = whole["pool"]
     if not pool["exists"]:
         words = f"there is no FlashPool {pool['name']}"
-        return _named("pool", pool["message"] if words in pool["message"] else words, terminal)
+        return named("pool", pool["message"] if words in pool["message"] else words, terminal)
     verb = "allows" if pool["allowed"] else "DOES NOT ALLOW"
     parts = [f"{pool['name']} {verb} namespace {volume.metadata.namespace} ({pool['allowedBy']})"]
     parts += ["it is being deleted"] if pool["deleting"] else []
@@ -318,13 +308,13 @@ def _pool_lines(volume: FlashVolume, whole: JSON, terminal: Terminal) -> list[st
         if quota is not None
         else "no quota"
     ]
-    return _named("pool", "; ".join(parts), terminal)
+    return named("pool", "; ".join(parts), terminal)
 
 
 def _placement_lines(whole: JSON, terminal: Terminal) -> list[str]:
     place = whole["placement"]
     if "node" not in place:
-        return _named("placement", f"none: {place['reason']}: {place['message']}", terminal)
+        return named("placement", f"none: {place['reason']}: {place['message']}", terminal)
     verb = "" if place["decided"] else "would be: "
     parts = [f"{verb}{place['reason']}: SSD {place['ssd']} of server {place['node']}"]
     parts += [_REASONS[place["reason"]]] if place["reason"] in _REASONS else []
@@ -333,7 +323,7 @@ def _placement_lines(whole: JSON, terminal: Terminal) -> list[str]:
     if place["p2p"] is not None:
         possible = {True: "possible", False: "not possible", None: "cannot be said"}[place["p2p"].get("possible")]
         parts += [f"peer-to-peer {possible}: {place['p2p']['why']}"]
-    return _named("placement", "; ".join(parts), terminal)
+    return named("placement", "; ".join(parts), terminal)
 
 
 def _server_lines(whole: JSON, terminal: Terminal) -> list[str]:
@@ -343,17 +333,16 @@ def _server_lines(whole: JSON, terminal: Terminal) -> list[str]:
     parts = [f"the agent on {server['name']} {server['words']}"]
     parts += ["paused (spec.paused): it changes nothing"] if server["paused"] else []
     parts += ["in maintenance: nothing new is placed there"] if server["maintenance"] else []
-    lines = _named("server", "; ".join(parts), terminal)
+    lines = named("server", "; ".join(parts), terminal)
     carved = server["carved"]
     said = f"Carved {carved['status']}: {carved['reason']}" if carved is not None else "it has said nothing of it yet"
-    lines += _named("agent", said, terminal)
+    lines += named("agent", said, terminal)
     for step in server["plan"]:
-        words = ": ".join(filter(None, (step["state"].lower(), step["what"], step.get("message"))))
-        lines += terminal.wrap(words, " " * 11, " " * 13)
+        lines += below(step_words(PlannedStep.model_validate(step)), terminal)
     part = server["partition"]
     if part is not None:
         words = f"partition {part['number']}, {human_bytes(part['bytes'])} at {part['start']}"
-        lines += _named("device", f"{words}; {server['device'] or 'no device yet'}", terminal)
+        lines += named("device", f"{words}; {server['device'] or 'no device yet'}", terminal)
     return lines
 
 
@@ -365,7 +354,7 @@ def _attachment_lines(whole: JSON, terminal: Terminal) -> list[str]:
         silent = "" if item["answers"] else "; the agent there does not answer"
         going = ", being deleted" if item["deleting"] else ""
         words = f"{item['name']} at server {item['node']}{path}{going}: {state}{silent}"
-        lines += _named("attached" if number == 0 else "", words, terminal)
+        lines += named("attached" if number == 0 else "", words, terminal)
     return lines
 
 

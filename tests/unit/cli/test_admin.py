@@ -717,9 +717,79 @@ def test_why_volume_names_what_it_does_not_find(capsys, client):
     )
 
 
+# --- attachments, why attachment ---
+
+
+def test_attachments_of_a_namespace_of_all_and_of_one_name(capsys, client):
+    assert run(capsys, "attachments", "-n", "serving") == "There is no FlashAttachment in namespace serving."
+    assert run(capsys, "attachments", "-A") == "There is no FlashAttachment in any namespace."
+    assert json.loads(run(capsys, "attachments", "-A", "-o", "json")) == {"items": []}
+    client.put(volume("kv", 5, status={"nodeName": "gpu-a"}))
+    client.put(attachment("on-b", 6, "kv", "gpu-b"))
+    client.put(attachment("on-a", 7, "kv", "gpu-a"))
+    elsewhere = attachment("on-b", 8, "kv", "gpu-b").model_dump(mode="json", by_alias=True, exclude_none=True)
+    client.put({**elsewhere, "metadata": {**elsewhere["metadata"], "namespace": "other"}}, "flashattachments")
+    head = "NAME VOLUME FROM TO PATH STATE SINCE PATHS SECURITY DEVICE"
+    assert run(capsys, "attachments", "-n", "serving").startswith(f"{head} on-a kv gpu-a gpu-a - Unseen ")
+    assert run(capsys, "attachments", "-A").startswith(f"NAMESPACE {head} other on-b kv - gpu-b - Unseen ")
+    assert "on-a" not in run(capsys, "attachments", "serving/on-b")
+    assert json.loads(run(capsys, "attachments", "on-b", "-n", "serving", "-o", "json"))["to"] == "gpu-b"
+    items = yaml.safe_load("\n".join([*lines_of(capsys, "attachments", "on-b", "-A", "-o", "yaml")]))["items"]
+    assert [item["namespace"] for item in items] == ["other", "serving"]
+
+
+def lines_of(capsys, *words: str) -> list[str]:
+    assert main(words) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_why_attachment_and_its_document(capsys, client):
+    client.put(volume("kv", 5, status={"nodeName": "gpu-a", "ssd": "C-1"}))
+    client.put(attachment("on-b", 6, "kv", "gpu-b"))
+    said = run(capsys, "why", "attachment", "serving/on-b")
+    assert said.startswith("serving/on-b: Unseen: the controller has not looked at it yet")
+    assert "! consumer there is no FlashNode gpu-b; there are: gpu-a" in said
+    whole = json.loads(run(capsys, "why", "attachment", "on-b", "-n", "serving", "-o", "json"))
+    assert (whole["state"], whole["from"], whole["unread"]) == ("Unseen", "gpu-a", [])
+    assert whole["whatToDo"] == "kubectl flash why volume kv -n serving"
+
+
+def test_why_attachment_says_what_may_not_be_read(capsys, client):
+    client.put(volume("kv", 5, status={"nodeName": "gpu-a", "ssd": "C-1"}))
+    client.put(attachment("on-b", 6, "kv", "gpu-b"))
+    client.forbidden |= {"flashnodes", "flashpools", "nodes", "namespaces", "leases", "flashattachments"}
+    said = run(capsys, "why", "attachment", "serving/on-b")
+    assert "? you may not list flashnodes (RBAC): no server is known" in said
+    assert "? consumer server gpu-b: no FlashNode is known" in said
+
+
+def test_attachments_that_are_not_there_are_told_from_those_that_are(capsys, client):
+    client.put(attachment("on-b", 6, "kv", "gpu-b"))
+    for words in (("why", "attachment"), ("attachments",)):
+        assert "there is no FlashAttachment on-c in namespace serving; there are: on-b" in run(
+            capsys, *words, "serving/on-c", status=1
+        )
+        assert "no FlashAttachment on-b in namespace other; elsewhere: serving/on-b; there are: none" in run(
+            capsys, *words, "on-b", "-n", "other", status=1
+        )
+    assert "there is no FlashAttachment on-c in any namespace" in run(capsys, "attachments", "on-c", "-A", status=1)
+    exported = {"on-c": {"uid": uid(77), "fencing": True}}
+    client.put(volume("kv", 5, status={"nodeName": "gpu-a", "exported": exported}))
+    assert "server gpu-a still takes down the export of one that had this name, for volume kv" in run(
+        capsys, "why", "attachment", "serving/on-c", status=1
+    )
+    client.forbidden.add("flashattachments")
+    assert "in namespace other; there are: none" in run(capsys, "attachments", "on-b", "-n", "other", status=1)
+
+
 @pytest.mark.parametrize(
     "words",
     [
+        ("why", "attachment"),
+        ("why", "attachment", "a/b", "-n", "c"),
+        ("attachments", "-A", "-n", "c"),
+        ("attachments", "a/b", "-A"),
+        ("attachments", "a/"),
         ("why", "volume"),
         ("why", "volume", "a/b", "-n", "c"),
         ("why", "volume", "/b"),

@@ -17,6 +17,7 @@ from kubeflash.cli.__main__ import main
 from support.objects import gpu_json, node, ssd_json
 from support.sysfs_builder import DOWNSTREAM, ROOT_PORT, UPSTREAM, MadeUpServer
 
+COMMANDS = ["topology", "pairs", "why", "attachments", "plan", "wipe", "adopt", "purge", "completion"]
 SWITCH = "pci0000:4a/0000:4a:01.0/0000:4b:00.0/0000:4c:0{n}.0"
 # a synthetic server
 HWLOC = """<?xml version="1.0"?><!DOCTYPE topology SYSTEM "hwloc2.dtd">
@@ -214,7 +215,7 @@ def test_why_wants_a_device_that_is_there(capsys, dump):
     assert "why wants NODE DEVICE" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["topology", "pairs", "why", "plan", "wipe", "adopt", "purge", "completion"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_examples(capsys, command):
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
@@ -252,7 +253,7 @@ def test_what_a_command_does_not_know_shows_its_own_usage(capsys):
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        ([""], ["topology", "pairs", "why", "plan", "wipe", "adopt", "purge", "completion"]),
+        ([""], COMMANDS),
         (["t"], ["topology"]),
         (["wipe", "--dry"], ["--dry-run"]),
         (["adopt", "--na"], ["--name", "--namespace"]),
@@ -263,6 +264,7 @@ def test_what_a_command_does_not_know_shows_its_own_usage(capsys):
         (["topology", "-f", ""], []),
         (["pairs", "--m"], ["--matrix"]),
         (["why", "--l"], ["--local"]),
+        (["attachments", "--a"], ["--all-namespaces"]),
     ],
 )
 def test_what_completion_offers(capsys, words, offered):
@@ -281,6 +283,7 @@ def test_completion_offers_servers_and_survives_without_a_cluster(monkeypatch, t
             "get flashnode gpu-b -o go-template="*labelled*) echo MOVED 6f3c;;
             "get flashnode gpu-b -o go-template="*) echo MINE MOVED 6f3c;;
             "get flashvolumes --all-namespaces "*) echo serving/kv-1 serving/kv-0;;
+            "get flashattachments --all-namespaces "*) echo serving/kv-1-on-b serving/kv-0-on-b;;
             "get namespaces -o name "*) echo namespace/serving;;
         esac
         """
@@ -293,6 +296,11 @@ def test_completion_offers_servers_and_survives_without_a_cluster(monkeypatch, t
     assert completion.candidates(["why", "--color", "never", "gpu-b", ""]) == ["10000:e1:00.0", "4e:00.0"]
     assert completion.candidates(["why", "v"]) == ["volume"]
     assert completion.candidates(["why", "volume", ""]) == ["serving/kv-0", "serving/kv-1"]
+    assert completion.candidates(["why", "a"]) == ["attachment"]
+    assert completion.candidates(["why", "attachment", "serving/kv-0"]) == ["serving/kv-0-on-b"]
+    assert completion.candidates(["attachments", ""]) == ["serving/kv-0-on-b", "serving/kv-1-on-b"]
+    assert completion.candidates(["attachments", "serving/kv-0-on-b", ""]) == []
+    assert completion.candidates(["attachments", "-n", ""]) == ["serving"]
     assert completion.candidates(["wipe", ""]) == ["gpu-a", "gpu-b"]
     assert completion.candidates(["wipe", "gpu-b", ""]) == ["6f3c", "MINE", "MOVED"]
     assert completion.candidates(["adopt", "gpu-b", ""]) == ["6f3c", "MOVED"]
