@@ -61,11 +61,12 @@ api: venv ## a real etcd and kube-apiserver
 
 .PHONY: machine
 machine: lab-build ## two virtual servers: real kernels, NVMe, NVMe/TCP
-	$(VENV)/bin/pytest -m "not heavy" tests/machine
+	$(VENV)/bin/pytest -n 2 --dist loadfile -m "not heavy" tests/machine
 
 .PHONY: heavy
-heavy: lab-build ## crashes at every step, power cuts, strangers' disks, servers' lives: on virtual servers
-	$(VENV)/bin/pytest -m heavy tests/machine
+heavy: lab-build ## crashes at every step, faults, fences, strangers, contracts: on virtual servers
+	$(VENV)/bin/pytest -n 2 --dist loadfile -m "heavy and not alone" tests/machine
+	$(VENV)/bin/pytest -m "heavy and alone" tests/machine
 
 .PHONY: bench
 bench: lab-build ## idle CPU and memory, apply-to-Ready, fio ratios; writes bench/results.json
@@ -74,6 +75,10 @@ bench: lab-build ## idle CPU and memory, apply-to-Ready, fio ratios; writes benc
 .PHONY: bench-pairing
 bench-pairing: venv ## how long it takes to pair GPUs with SSDs; needs no server
 	PYTHONPATH=bench $(PY) -m run_pairing
+
+.PHONY: bench-fabric
+bench-fabric: lab-build ## a volume over the fabric beside an export made by hand, and KubeFlash's CPU during fio
+	PYTHONPATH=e2e:bench $(PY) -m run_fabric
 
 .PHONY: bench-volumes
 bench-volumes: venv ## what a thousand volumes cost the controller; simulated disks

@@ -133,6 +133,65 @@ def test_an_agent_killed_at_every_point_of_its_work_is_followed_by_one_that_goes
     assert left.stdout_text == ""
 
 
+UID = "2b1f0a52-7d5c-4a3e-9d1e-0d3f8f2c0011"
+NQN = "nqn.2026-01.io.kubeflash:subsystem:" + UID
+
+
+def kill_fabric(server: VirtualServer, cluster: str, **fabric: object) -> list[str]:
+    """Brings an attachment of this server at itself to what is wished, by processes that are killed at every point."""
+    asked = {"uid": UID, "volume_id": KEPT, "address": "10.77.0.14", "port": 4500, **fabric}
+    stages = {"cluster": cluster, "stages": [{"name": "all", "fabric": asked}]}
+    command = f"PYTHONPATH=$PYTHONPATH:{TESTS} python3 -m support.crashing"
+    done = server.run(command, input=json.dumps(stages).encode(), timeout=900)
+    return json.loads(done.stdout_text)["points"]
+
+
+NVMET = "/sys/kernel/config/nvmet"
+LEFT = (
+    f"(ls {NVMET}/subsystems {NVMET}/hosts; ls {NVMET}/ports | sed s/^/kubeflash-port-/; "
+    "cat /sys/class/nvme/nvme*/subsysnqn; grep NVMe1R /proc/keys) 2>/dev/null | grep -c kubeflash"
+)
+"""Counts what is left of exports, ports, connections and TLS keys."""
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_an_agent_killed_at_every_point_of_exporting_connecting_leaving_and_fencing_goes_on(fleet: Fleet, server, tls):
+    """Builds on the volume that the test above left."""
+    cluster = fleet.lab.control_plane.cluster_id
+    assert server.run(LEFT, check=False).stdout_text.strip() == "0"
+    points = kill_fabric(server, cluster, exported=True, connected=True, tls=tls)
+    assert {point.split()[0] for point in points} >= {
+        "CreateHost",
+        "CreateSubsystem",
+        "AllowHost",
+        "EnableNamespace",
+        "CreatePort",
+        "LinkPort",
+        "Connect",
+    }
+    assert len(points) > 25, points
+    modes = server.run(f"stat -c %a {NVMET}/hosts/*/dhchap_key {NVMET}/hosts/*/dhchap_ctrl_key").stdout_text
+    assert set(modes.split()) == {"600"}
+    look = f"for s in /sys/class/nvme-subsystem/*; do if grep -qx {NQN} $s/subsysnqn; then ls $s; fi; done"
+    device = server.run(f"{look} | grep -E '^nvme[0-9]+n[0-9]+$'").stdout_text.strip()
+    server.run(f"dd if=/dev/zero of=/dev/{device} bs=1M count=4 oflag=direct status=none")
+
+    points = kill_fabric(server, cluster, exported=True, connected=False, tls=tls)
+    assert {point.split()[0] for point in points} == {"Disconnect"}
+    kill_fabric(server, cluster, exported=True, connected=True, tls=tls)
+    points = kill_fabric(server, cluster, exported=False, connected=False, tls=tls)
+    assert {point.split()[0] for point in points} >= {
+        "DisallowHost",
+        "UnlinkPort",
+        "DisableNamespace",
+        "RemoveSubsystem",
+        "RemovePort",
+        "RemoveHost",
+        "Disconnect",
+    }
+    assert server.run(LEFT, check=False).stdout_text.strip() == "0"
+
+
 # ---- the agent itself
 
 

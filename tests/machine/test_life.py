@@ -29,14 +29,6 @@ def grow(fleet: Fleet, name: str, size: str) -> None:
     fleet.kubectl("patch", "flashvolume", name, "-n", NAMESPACE, "--type=merge", "-p", patch)
 
 
-def place_of(fleet: Fleet, name: str) -> tuple[int, int]:
-    """Start and bytes of a volume on its SSD."""
-    found = fleet.get("flashvolume", name)
-    node = fleet.get("flashnode", found["status"]["nodeName"], None)
-    extents = real.ssd_of(node, found["status"]["ssd"])["volumes"]
-    return next((item["start"], item["bytes"]) for item in extents if item["id"] == found["spec"]["id"])
-
-
 def bytes_of(link: str) -> str:
     return f"blockdev --getsize64 {link}"
 
@@ -93,7 +85,7 @@ def test_a_released_volume_leaves_zeroes_or_its_bytes_as_its_pool_says(fleet: Fl
             "gpu-a", f"until [ -e {link} ]; do sleep 0.2; done; dd if=/dev/urandom of={link} bs=1M count=16 "
             "conv=fsync status=none"
         )  # fmt: skip
-    places = {name: place_of(fleet, name) for name in ("discarded", "left")}
+    places = {name: real.place_of(fleet, name) for name in ("discarded", "left")}
     before = {name: real.read_image(image, *place) for name, place in places.items()}
     assert all(before.values())
     fleet.delete("flashvolume", "discarded")
@@ -132,7 +124,7 @@ def test_volumes_on_a_failing_ssd_say_so_and_it_gets_no_new_ones(fleet: Fleet, l
     fleet.apply(pool("broken", "KFB0"), pool("warned", "KFB1"))
     fleet.apply(volume("on-broken", "64Mi", pool="broken"), volume("on-warned", "64Mi", pool="warned"))
     links = {name: fleet.wait_ready("flashvolume", name)["status"]["device"] for name in ("on-broken", "on-warned")}
-    start, _ = place_of(fleet, "on-broken")
+    start, _ = real.place_of(fleet, "on-broken")
     server.break_ssd("KFB0", writes=False, sectors=[start // 512 + 1000])
     living.shell("gpu-b", f"until [ -e {links['on-broken']} ]; do sleep 0.2; done")
     assert server.run(f"dd if={links['on-broken']} of=/dev/null bs=1M iflag=direct", check=False).exit_code != 0
