@@ -14,7 +14,8 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from fleet import NAMESPACE, REPO, Fleet, attachment, condition, pool, volume
+from fleet import JSON, NAMESPACE, REPO, Fleet, attachment, condition, pool, volume
+from handmade import handmade
 from lab import image
 from lab.errors import LabError
 from lab.lab import Lab
@@ -42,6 +43,7 @@ What to try next, with DEMO_KEEP=1 make demo, from another terminal:
     kubectl describe flashpool fast    each refused SSD with its reason
     kubectl flash wipe gpu-a KFSYS-1 --dry-run  what is on an SSD, and why it is not wiped
     kubectl flash purge gpu-b --dry-run         what it would mean if a server were lost for good
+    kubectl flash attachments -A                what is attached where, live or not, and how it is guarded
   make lab-shell SERVER=gpu-a          a console on a server: lspci -tv, lsblk, nvme list
   make lab-down                        ends it all
 """
@@ -110,6 +112,35 @@ class Demo:
             f"the volume beside the raw device: {ratios} (noisy here); a partition is the kernel's own\n"
             "(an emulated SSD has no PCIe link to hold it up: the GB/s of the pairs are what such links would give)"
         )
+
+    def fio_beside_handmade(self, device: str, disk: str) -> None:
+        """Reads a volume over the fabric and an export made by hand, in turn, and compares."""
+        a, b = self.fleet.servers["gpu-a"], self.fleet.servers["gpu-b"]
+        with handmade(a, b, disk) as hand:
+            order = (device, hand.device, hand.device, device)  # neither is always the first
+            found = [(name == device, *self.fio("gpu-b", name)) for name in order]
+        own_mib, own_iops = (sum(item[column] for item in found if item[0]) for column in (1, 2))
+        hand_mib, hand_iops = (sum(item[column] for item in found if not item[0]) for column in (1, 2))
+        ratios = f"{own_mib / hand_mib:.2f} of the bandwidth, {own_iops / hand_iops:.2f} of the IOPS"
+        self.say(f"the volume beside the export by hand: {ratios} (noisy here): the same kernel does both")
+
+    @contextmanager
+    def writing(self, server: str) -> Iterator[None]:
+        """Writes and verifies on a server meanwhile; ends the demo if a write or a check failed."""
+        fio = (
+            "fio --name=w --filename=/mnt/kv/writing --rw=randwrite --bs=64k --size=64M --direct=1 --ioengine=libaio "
+            "--iodepth=4 --verify=crc32c --verify_backlog=64 --time_based --runtime=20"
+        )
+        self.on(server, f"nohup {fio} > /tmp/writing.log 2>&1 & echo $! > /tmp/writing.pid; sleep 3")
+        yield
+        done = "timeout 240 sh -c 'while kill -0 $(cat /tmp/writing.pid) 2>/dev/null; do sleep 0.5; done'"
+        self.on(server, done, show=False, timeout=260)
+        last = self.on(
+            server, "grep -c 'err= 0' /tmp/writing.log; grep -E 'err=|write: IO' /tmp/writing.log", show=False
+        )
+        self.say(last)
+        if not last.startswith("1"):
+            raise LabError(f"writing failed meanwhile: {last}")
 
 
 def show_pictures(fleet: Fleet, demo: Demo) -> None:
@@ -184,10 +215,33 @@ def run(demo: Demo, fleet: Fleet) -> None:
         device = found["status"]["device"]
         demo.kubectl("get", "flashattachments", "-n", NAMESPACE)
         demo.say(f"{found['status']['fabric']['nqn']}\nat {condition(found, 'Exported')['message']}")
+        demo.flash("why", "attachment", "kv-0-on-b", "-n", NAMESPACE)
+    with demo.step(
+        "As fast as an export made by hand: fio on both, in the same run; the administrator's own stays his"
+    ):
+        demo.fio_beside_handmade(device, disk_of(fleet, "KFA2"))
+    with demo.step("Mounted by gpu-b, it has what gpu-a wrote"):
         demo.on("gpu-b", f"mkdir -p /mnt/kv && mount {device} /mnt/kv")
         must_be_same(demo, checksum(demo, "gpu-b"), written, "read by gpu-b over the fabric")
+    with demo.step("The cable is cut while gpu-b writes: I/O waits, nothing fails; mended, it goes on by itself"):
+        with demo.writing("gpu-b"):
+            fleet.servers["gpu-a"].cut_cable()
+            fleet.wait("flashattachment", "kv-0-on-b", is_reconnecting)
+            demo.flash("attachments", "-n", NAMESPACE)
+            fleet.servers["gpu-a"].mend_cable()
+            fleet.wait_ready("flashattachment", "kv-0-on-b")
+            demo.flash("attachments", "-n", NAMESPACE)
+        must_be_same(demo, checksum(demo, "gpu-b"), written, "after the cut")
+    with demo.step(
+        "The server that has the SSD reboots while gpu-b writes: its agent exports anew, I/O goes on by itself"
+    ):
+        with demo.writing("gpu-b"):
+            fleet.servers["gpu-a"].reboot()
+            fleet.wait_ready("flashattachment", "kv-0-on-b")
+        demo.flash("attachments", "-n", NAMESPACE)
+        must_be_same(demo, checksum(demo, "gpu-b"), written, "after the reboot of gpu-a")
         demo.on("gpu-b", "umount /mnt/kv")
-        demo.fio("gpu-b", device)
+        demo.kubectl("get", "events", "-n", NAMESPACE, "--field-selector=involvedObject.name=kv-0-on-b")
     with demo.step("Released in the right order: disconnected, fenced, wiped and proven zero, and only then free"):
         start = partition_start(fleet)
         fleet.delete("flashattachment", "kv-0-on-b")
@@ -202,6 +256,11 @@ def run(demo: Demo, fleet: Fleet) -> None:
         if left.strip() != "0":
             raise LabError("the volume's bytes were not wiped")
         demo.kubectl("get", "flashpools")
+
+
+def is_reconnecting(found: JSON) -> bool:
+    """Whether an attachment says that its connection does not answer, and that I/O waits."""
+    return bool(found["status"].get("connection", {}).get("state") == "Reconnecting")
 
 
 def checksum(demo: Demo, server: str) -> str:
