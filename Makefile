@@ -61,7 +61,7 @@ api: venv ## a real etcd and kube-apiserver
 
 .PHONY: machine
 machine: lab-build ## two virtual servers: real kernels, NVMe, NVMe/TCP
-	$(VENV)/bin/pytest -n 2 --dist loadfile -m "not heavy" tests/machine
+	$(VENV)/bin/pytest -m "not heavy" tests/machine
 
 .PHONY: heavy
 heavy: lab-build ## crashes at every step, faults, fences, strangers, contracts: on virtual servers
