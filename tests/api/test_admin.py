@@ -28,15 +28,10 @@ def simulation(fleet: Fleet) -> Iterator[Simulation]:
         ),
         "srv-y": SimulatedServer("srv-y", "10.0.1.2", network, [gpu(1)], [ssd("YA", 1), ssd("YB", 2)]),
     }
-    kubeconfig = str(fleet.lab.control_plane.kubeconfig("kubeflash-agent-adm", groups=("kubeflash:agents",)))
-    made = Simulation(kubeconfig, servers)
     try:
-        for name in servers:
-            made.start(name)
-            fleet.wait_ready("flashnode", name, namespace=None, timeout=30)
-        yield made
+        with Simulation.running(fleet, servers, "kubeflash-agent-adm") as made:
+            yield made
     finally:
-        made.close()
         fleet.kubectl("delete", "flashnode", *servers, "--ignore-not-found", "--timeout=30s")
         fleet.kubectl("delete", "lease", "-n", LEASES, *(f"agent-{name}" for name in servers), "--ignore-not-found")
 

@@ -49,14 +49,8 @@ def simulation(fleet: Fleet) -> Iterator[Simulation]:
         )
         for number, name in enumerate(SERVERS, start=1)
     }
-    kubeconfig = str(fleet.lab.control_plane.kubeconfig("kubeflash-agent-life", groups=("kubeflash:agents",)))
-    made = Simulation(kubeconfig, servers)
-    for name in servers:
-        made.start(name)
-    for name in servers:
-        fleet.wait_ready("flashnode", name, namespace=None, timeout=30)
-    yield made
-    made.close()
+    with Simulation.running(fleet, servers, "kubeflash-agent-life") as made:
+        yield made
     for name in servers:
         fleet.kubectl("delete", "flashnode", name, "--ignore-not-found", "--wait=false")
 

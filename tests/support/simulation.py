@@ -82,6 +82,7 @@ class Simulation:
         try:
             for name in servers:
                 made.start(name)
+            for name in servers:
                 fleet.wait_ready("flashnode", name, namespace=None, timeout=30)
             yield made
         finally:

@@ -147,7 +147,7 @@ def security_words(fabric: Fabric) -> str:
 
 def volume_of(attachment: FlashAttachment, volumes: Mapping[str, FlashVolume]) -> FlashVolume | None:
     """The FlashVolume that it attaches."""
-    return volumes.get(f"{attachment.metadata.namespace}/{attachment.spec.volume}")
+    return volumes.get(attachment.volume_key)
 
 
 def document(attachment: FlashAttachment, volume: FlashVolume | None, now: datetime) -> JSON:

@@ -199,11 +199,7 @@ def _attachments_of(
 ) -> list[FlashAttachment]:
     """Those at the server, and those of its volumes at others."""
     lost = {volume.key for volume in gone}
-    found = [
-        item
-        for item in attachments
-        if item.spec.node_name == name or f"{item.metadata.namespace}/{item.spec.volume}" in lost
-    ]
+    found = [item for item in attachments if item.spec.node_name == name or item.volume_key in lost]
     return sorted(found, key=lambda item: item.key)
 
 

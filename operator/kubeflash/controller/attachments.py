@@ -38,7 +38,7 @@ def reconcile_attachment(attachment: FlashAttachment, cluster: Cluster) -> list[
     """What to write for one attachment."""
     if FINALIZER not in attachment.metadata.finalizers:
         return [] if attachment.deleting else [hold(attachment)]
-    volume = cluster.volumes.get(f"{attachment.metadata.namespace}/{attachment.spec.volume}")
+    volume = cluster.volumes.get(attachment.volume_key)
     if attachment.deleting and _is_over(attachment, volume, cluster):
         return [let_go(attachment)]
     status, findings = _decide(attachment, volume, cluster)

@@ -88,7 +88,7 @@ def farewell(attachment: FlashAttachment, cluster: Cluster) -> dict[str, Any] | 
     if attachment.status.path != "Fabric":
         return None
     consumer = attachment.spec.node_name
-    volume = cluster.volumes.get(f"{attachment.metadata.namespace}/{attachment.spec.volume}")
+    volume = cluster.volumes.get(attachment.volume_key)
     connected = find(attachment.status.conditions, "Connected")
     left = volume.status.exported.get(attachment.metadata.name) if volume is not None else None
     if left is not None and volume is not None and left.uid == attachment.metadata.uid:

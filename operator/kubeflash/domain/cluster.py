@@ -67,7 +67,7 @@ class Cluster:
         """The attachments of each volume (by its key), oldest first: the first one has the volume."""
         result: dict[str, list[FlashAttachment]] = {}
         for attachment in self.attachments.values():
-            key = f"{attachment.metadata.namespace}/{attachment.spec.volume}"
+            key = attachment.volume_key
             result.setdefault(key, []).append(attachment)
         for items in result.values():
             items.sort(key=_seniority)
@@ -78,7 +78,7 @@ class Cluster:
         """By server that lost its private key, the attachments whose keys it cannot read any more."""
         result: dict[str, list[str]] = {}
         for attachment in self.attachments.values():
-            volume = self.volumes.get(f"{attachment.metadata.namespace}/{attachment.spec.volume}")
+            volume = self.volumes.get(attachment.volume_key)
             storage = self.nodes.get(volume.status.node_name or "") if volume is not None else None
             consumer = self.nodes.get(attachment.spec.node_name)
             if storage is not None and consumer is not None:

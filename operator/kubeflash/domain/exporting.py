@@ -335,8 +335,7 @@ def _fence(nqn: str, nvmet: NvmetState, recorded: Sequence[Portal]) -> list[Step
     steps += [RemovePort(nqn, number) for number in sorted(own)]
     if (host_nqn, nqn) in nvmet.tls_keys:
         steps.append(RemoveTlsKey(nqn, host_nqn))
-    if (
-        host_nqn in nvmet.hosts
-    ):  # last: by it what a crash left of an export without a record is found again, its port excepted
+    if host_nqn in nvmet.hosts:
+        # last: by it what a crash left of an export without a record is found again, its port excepted
         steps.append(RemoveHost(nqn, host_nqn))
     return steps

@@ -121,3 +121,8 @@ class FlashAttachment(Resource):
 
     spec: FlashAttachmentSpec = Field(description="Which volume, where.")
     status: FlashAttachmentStatus = Field(default=FlashAttachmentStatus(), description="What was achieved.")
+
+    @property
+    def volume_key(self) -> str:
+        """`namespace/name` of the FlashVolume that it attaches."""
+        return f"{self.metadata.namespace}/{self.spec.volume}"
