@@ -7,6 +7,7 @@ as an administrator would do it.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -52,10 +53,16 @@ class Fleet:
 
     def start_controller(self, *options: str) -> ManagedProcess:
         """Starts the controller in the lab's network, with an identity that has its role and no more."""
+        self.controller = self.another_controller("controller", *options)
+        return self.controller
+
+    def another_controller(self, name: str, *options: str) -> ManagedProcess:
+        """Starts a controller under a name of its own: whoever starts it ends it."""
         kubeconfig = self.lab.control_plane.kubeconfig("kubeflash-controller")
         argv = [sys.executable, "-m", "kubeflash.controller", "--kubeconfig", str(kubeconfig), *options]
-        self.controller = ManagedProcess("controller", argv, run_dir=self.lab.run_dir).start()
-        return self.controller
+        # A borrowed environment has another checkout's package installed: this one's is meant.
+        environment = {**os.environ, "PYTHONPATH": str(REPO / "operator")}
+        return ManagedProcess(name, argv, run_dir=self.lab.run_dir, env=environment).start()
 
     def stop_controller(self) -> None:
         """Ends the controller with SIGTERM."""

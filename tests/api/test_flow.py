@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +13,6 @@ import pytest
 from fleet import NAMESPACE, Fleet, attachment, condition, pool, volume
 from kubeflash.kube.client import Client
 from lab.errors import CommandError, LabTimeout
-from lab.lab import Lab
-from lab.processes import ManagedProcess
 from support import scenarios
 from support.simulated import Network, SimulatedServer, gpu, ssd
 from support.simulation import Simulation
@@ -288,10 +285,8 @@ def test_a_silent_agent_makes_its_server_s_state_unknown_until_it_is_back(fleet,
     fleet.wait_ready("flashnode", "gpu-b", namespace=None, timeout=40)
 
 
-def test_a_second_controller_stands_by_and_takes_over(fleet, simulation, lab: Lab):
-    kubeconfig = lab.control_plane.kubeconfig("kubeflash-controller")
-    argv = [sys.executable, "-m", "kubeflash.controller", "--kubeconfig", str(kubeconfig)]
-    second = ManagedProcess("controller-2", argv, run_dir=lab.run_dir).start()
+def test_a_second_controller_stands_by_and_takes_over(fleet, simulation):
+    second = fleet.another_controller("controller-2")
     try:
         second.wait_ready(lambda: "standing by" in second.log_tail(), timeout=20)
         assert fleet.controller.stop(timeout=10) == 0

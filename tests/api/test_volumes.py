@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,7 +22,6 @@ from kubeflash.domain.carving import volumes_of
 from kubeflash.host.smart import Health
 from kubeflash.kube.client import Client, load_configuration
 from lab.errors import CommandError, LabTimeout
-from lab.lab import Lab
 from lab.processes import ManagedProcess, wait_until
 from support.simulated import Network, SimulatedServer, gpu, ssd
 from support.simulation import Simulation
@@ -157,10 +155,8 @@ def used(fleet: Fleet, name: str) -> list[JSON]:
 
 
 @contextmanager
-def second_controller(fleet: Fleet, lab: Lab) -> Iterator[ManagedProcess]:
-    kubeconfig = lab.control_plane.kubeconfig("kubeflash-controller")
-    argv = [sys.executable, "-m", "kubeflash.controller", "--kubeconfig", str(kubeconfig)]
-    made = ManagedProcess("controller-of-life", argv, run_dir=lab.run_dir).start()
+def second_controller(fleet: Fleet) -> Iterator[ManagedProcess]:
+    made = fleet.another_controller("controller-of-life")
     try:
         made.wait_ready(lambda: "standing by" in made.log_tail(), timeout=20)
         yield made
@@ -178,12 +174,12 @@ def restarted(fleet: Fleet, first: ManagedProcess) -> Iterator[None]:
         fleet.start_controller()
 
 
-def test_of_a_frozen_controller_no_stale_placement_is_carved(fleet, simulation, client, lab: Lab):
+def test_of_a_frozen_controller_no_stale_placement_is_carved(fleet, simulation, client):
     fleet.apply(pool("frozen", serial("life-a", 1)))
     fleet.wait_ready("flashpool", "frozen", namespace=None)
     first, began = fleet.controller, len(simulation.servers["life-a"].history)
     fleet.controller = None
-    with restarted(fleet, first), second_controller(fleet, lab) as second:
+    with restarted(fleet, first), second_controller(fleet) as second:
         bodies = [volume(f"before-{n}", "16Mi", pool="frozen") for n in range(20)]
         for number, body in enumerate(bodies):
             client.create(FlashVolume.info, body, NAMESPACE)

@@ -119,14 +119,12 @@ def has_let_go(attachment: FlashAttachment) -> bool:
 
 def export_of(attachment: FlashAttachment, volume: FlashVolume | None) -> Exported | None:
     """Its own export, as the storage server has it; not that of an earlier attachment of this name."""
-    found = volume.status.exported.get(attachment.metadata.name) if volume is not None else None
-    return found if found is not None and found.uid == attachment.metadata.uid else None
+    return volume.status.export_of(attachment.metadata) if volume is not None else None
 
 
 def wanted_of(attachment: FlashAttachment, volume: FlashVolume | None) -> WantedExport | None:
     """Its own export, as the controller wants it."""
-    found = volume.status.wanted.get(attachment.metadata.name) if volume is not None else None
-    return found if found is not None and found.uid == attachment.metadata.uid else None
+    return volume.status.wanted_of(attachment.metadata) if volume is not None else None
 
 
 def paths_of(attachment: FlashAttachment) -> dict[str, str | None]:

@@ -65,9 +65,7 @@ def _is_over(attachment: FlashAttachment, volume: FlashVolume | None, cluster: C
     if volume is None or volume.status.lost is not None:  # a server that is lost for good exports nothing
         return True
     name = attachment.metadata.name
-    exported = volume.status.exported.get(name)
-    mine = exported is not None and exported.uid == attachment.metadata.uid
-    if name not in volume.status.wanted and not mine:
+    if name not in volume.status.wanted and volume.status.export_of(attachment.metadata) is None:
         return True
     storage = volume.status.node_name
     silent = storage not in cluster.answering and waited_for(storage, attachment, cluster) > SILENCE_GRACE
@@ -290,10 +288,10 @@ def _make_keys(storage: FlashNode, consumer: FlashNode, fabric: Fabric) -> Seale
 
 def _fabric(attachment: FlashAttachment, volume: FlashVolume, pool: FlashPool | None) -> Fabric:
     identity = export_identity(attachment.metadata.uid)
-    exported = volume.status.exported.get(attachment.metadata.name)
-    ready = exported is not None and exported.ready and exported.uid == attachment.metadata.uid
+    exported = volume.status.export_of(attachment.metadata)
     before = attachment.status.fabric
-    portals = list(exported.portals) if exported is not None and ready else list(before.portals) if before else []
+    ready = exported if exported is not None and exported.ready else before
+    portals = list(ready.portals) if ready is not None else []
     timing = pool.spec.export if pool is not None else before
     security = before or (pool.spec.security if pool is not None else Security())  # never changed under a consumer
     return Fabric(

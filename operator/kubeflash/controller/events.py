@@ -90,8 +90,7 @@ def farewell(attachment: FlashAttachment, cluster: Cluster) -> dict[str, Any] | 
     consumer = attachment.spec.node_name
     volume = cluster.volumes.get(attachment.volume_key)
     connected = find(attachment.status.conditions, "Connected")
-    left = volume.status.exported.get(attachment.metadata.name) if volume is not None else None
-    if left is not None and volume is not None and left.uid == attachment.metadata.uid:
+    if volume is not None and volume.status.export_of(attachment.metadata) is not None:
         kind: Literal["Normal", "Warning"] = "Warning"
         note = (
             f"server {volume.status.node_name}, which has the volume, does not answer; its agent takes the export for "

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from kubeflash.api.quantity import Quantity
-from kubeflash.api.v1alpha1.base import CONDITIONS, Column, ConditionList, KindInfo, Model, Resource, Rule
+from kubeflash.api.v1alpha1.base import CONDITIONS, Column, ConditionList, KindInfo, Model, ObjectMeta, Resource, Rule
 from kubeflash.api.v1alpha1.distance import Distance
 from kubeflash.api.v1alpha1.flashnode import PCI_ADDRESS, PeerToPeerStatus
 from kubeflash.api.v1alpha1.flashpool import Authentication, Tls, Transport
@@ -143,6 +143,16 @@ class FlashVolumeStatus(Model):
         default={}, description="By attachment: the exports that the storage server has."
     )
     conditions: ConditionList = CONDITIONS
+
+    def wanted_of(self, attachment: ObjectMeta) -> WantedExport | None:
+        """What is wanted for this very attachment, not for an earlier one of its name."""
+        found = self.wanted.get(attachment.name)
+        return found if found is not None and found.uid == attachment.uid else None
+
+    def export_of(self, attachment: ObjectMeta) -> Exported | None:
+        """The export of this very attachment, not that of an earlier one of its name."""
+        found = self.exported.get(attachment.name)
+        return found if found is not None and found.uid == attachment.uid else None
 
 
 class FlashVolume(Resource):
