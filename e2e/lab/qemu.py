@@ -36,8 +36,11 @@ KERNEL_ARGUMENTS = (
 # One thread for all processors of a server: with one each, a processor now and then runs a stale translation of a
 # breakpoint that the kernel set while patching itself, and the server dies at boot ("Oops: int3").
 ACCELERATOR = "tcg,thread=single"
-CPU = "max,la57=off,avx=off,avx2=off"
-"""Every page walk has a level less; vector string functions are slower than plain ones when emulated."""
+CPU = "max,la57=off,avx=off,avx2=off,cx16=off"
+"""Every page walk has a level less; vector string functions are slower than plain ones when emulated. And no
+cmpxchg16b: QEMU 7.2 leaves bits of the comparison before it in the flags. When it changes processors just then, the
+direction flag may be among them, and the kernel copies backwards over its own stack (an Oops with EFLAGS that no
+processor has, such as 21688646)."""
 
 _SOCKET_PATH_LIMIT = 107
 

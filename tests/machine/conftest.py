@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from lab.network import Network
 from lab.servers import VirtualServer, boot
 
 REPO = Path(__file__).parents[2]
+CRASH = re.compile(r"\b(BUG: |Oops: |kernel BUG at|general protection fault)")
 FAILURES = Path(os.environ.get("KUBEFLASH_LAB_LOGS", REPO / "build" / "failures"))
 
 
@@ -82,4 +84,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         if fleet and fleet.controller:
             shutil.copy(fleet.controller.log_file, FAILURES / item.name)
         report.sections.append(("servers", f"their logs are in {FAILURES / item.name}"))
+        report.sections += [("kernel", text) for text in _crashes(FAILURES / item.name)]
     return report
+
+
+def _crashes(folder: Path) -> Iterator[str]:
+    """What kernels said when they crashed: all that comes after it fails for no other reason."""
+    for log in sorted(folder.glob("*/dmesg.txt")):
+        lines = log.read_text(errors="replace").splitlines()
+        first = next((number for number, line in enumerate(lines) if CRASH.search(line)), None)
+        if first is not None:
+            yield f"that of {log.parent.name} has crashed:\n" + "\n".join(lines[first : first + 40])

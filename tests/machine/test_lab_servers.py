@@ -159,6 +159,11 @@ def test_memory_and_processors_belong_to_numa_nodes(a):
     assert text(a, "cat /sys/devices/system/node/online; cat /sys/devices/system/node/node1/cpulist") == "0-1\n1"
 
 
+def test_processors_lack_the_instruction_that_the_emulator_gets_wrong(a):
+    assert a.run("grep -cw cx8 /proc/cpuinfo").stdout_text.strip() == "2"
+    assert a.run("grep -cw cx16 /proc/cpuinfo", check=False).stdout_text.strip() == "0"
+
+
 def test_a_server_has_its_own_identity(servers):
     for server in servers:
         assert text(server, "hostname") == server.name
