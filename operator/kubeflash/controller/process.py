@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 LEADER_SECONDS = 15
 RENEW_SECONDS = 5.0
+GIVE_BACK_SECONDS = 5.0
+"""How long the end of the process waits for its Lease to be given back."""
 HEARTBEAT_CHECK = 15.0
 """Seconds between two looks at the agents' Leases."""
 HEARTBEAT_AGAIN = 1.0
@@ -251,6 +253,8 @@ class Leadership:
         """Renews the Lease until `stop`; sets `stop` when somebody else has it."""
         while not stop.is_set():
             await runtime.sleep(RENEW_SECONDS if self.fresh else 1.0, stop)
+            if stop.is_set():
+                return  # it is given back now: a renewal beside that would take it again
             try:
                 await self._acquire()
             except LeaseHeld as held:
@@ -260,10 +264,16 @@ class Leadership:
             except KubeError as error:
                 log.warning("renewing the Lease failed: %s", error)
 
-    async def give_back(self) -> None:
-        """Lets the next controller lead at once."""
+    async def give_back(self, renewing: asyncio.Task[None]) -> None:
+        """Lets the next controller lead at once: after the last renewal that is under way, if there is one.
+
+        Args:
+            renewing: `keep`, whose `stop` is set.
+        """
         try:
-            await asyncio.wait_for(asyncio.to_thread(self._lease.release), timeout=1.0)
+            async with asyncio.timeout(GIVE_BACK_SECONDS):
+                await renewing
+                await asyncio.to_thread(self._lease.release)
         except (KubeError, TimeoutError) as error:
             log.warning("the Lease could not be given back, the next controller waits %s s: %s", LEADER_SECONDS, error)
 
@@ -294,8 +304,7 @@ async def main(client: Client, namespace: str, stop: asyncio.Event) -> int:
         await runtime.run(controller.feed, reconcile, stop)
     finally:
         stop.set()
-        renewing.cancel()
     if leadership.lost:
         return 1
-    await leadership.give_back()
+    await leadership.give_back(renewing)
     return 0
