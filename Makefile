@@ -65,7 +65,7 @@ machine: lab-build ## two virtual servers: real kernels, NVMe, NVMe/TCP
 
 .PHONY: heavy
 heavy: lab-build ## crashes at every step, faults, fences, strangers, contracts: on virtual servers
-	$(VENV)/bin/pytest -n 2 --dist loadfile -m "heavy and not alone" tests/machine
+	$(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "heavy and not alone" tests/machine
 	$(VENV)/bin/pytest -m "heavy and alone" tests/machine
 
 .PHONY: bench
