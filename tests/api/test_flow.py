@@ -289,10 +289,10 @@ def test_a_second_controller_stands_by_and_takes_over(fleet, simulation):
     second = fleet.another_controller("controller-2")
     try:
         second.wait_ready(lambda: "standing by" in second.log_tail(), timeout=20)
-        first = fleet.get("lease", "kubeflash-controller", "kubeflash-system")["spec"]["holderIdentity"]
+        lease = ("lease", "kubeflash-controller", "kubeflash-system")
+        first = fleet.get(*lease)["spec"]["holderIdentity"]
         assert fleet.controller.stop(timeout=10) == 0
-        left = fleet.get("lease", "kubeflash-controller", "kubeflash-system")["spec"].get("holderIdentity")
-        assert left != first, fleet.controller.log_tail()  # given back
+        assert fleet.get(*lease)["spec"].get("holderIdentity") != first, fleet.controller.log_tail()  # given back
         second.wait_ready(lambda: "leading as" in second.log_tail(), timeout=20)
         fleet.apply(pool("next", "A1"), volume("led", "1Mi", pool="next"))
         fleet.wait_ready("flashvolume", "led", timeout=30)

@@ -190,10 +190,10 @@ def _wanted_by(attachment: FlashAttachment, volume: FlashVolume, cluster: Cluste
     fabric, keys = attachment.status.fabric, attachment.status.keys
     if attachment.deleting and consumer_is_gone(attachment, cluster):
         return None
-    before = volume.status.wanted.get(attachment.metadata.name)
     if attachment.status.path != "Fabric" or fabric is None:  # Local: also after the SSD was put into this very server
         return None
-    if before is not None and before.uid == attachment.metadata.uid:
+    before = volume.status.wanted_of(attachment.metadata)
+    if before is not None:
         return before  # an export once wanted stays, with its ports, until its attachment ends
     if pool is None:
         return None
