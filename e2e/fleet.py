@@ -1,7 +1,7 @@
 """KubeFlash running in the lab: the controller beside the API server, an agent on every server.
 
-What the demo, the machine tests and the benches share. Objects go in by `kubectl apply` and come back by `kubectl get`,
-as an administrator would do it.
+What the demo, the machine tests and the benches share. Objects go in by `kubectl apply`, as an administrator would do
+it. They come back by requests of the lab's own: what waits for them asks again and again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,16 @@ REPO = Path(__file__).resolve().parent.parent
 NAMESPACE = "serving"
 GPU_RULE = "1234:0380"  # the stand-in GPUs: QEMU's bochs-display
 JSON = dict[str, Any]
+
+KUBEFLASH = "/apis/kubeflash.io/v1alpha1"
+ADDRESSES = {
+    "flashattachment": KUBEFLASH + "/namespaces/{namespace}/flashattachments/{name}",
+    "flashnode": KUBEFLASH + "/flashnodes/{name}",
+    "flashpool": KUBEFLASH + "/flashpools/{name}",
+    "flashvolume": KUBEFLASH + "/namespaces/{namespace}/flashvolumes/{name}",
+    "lease": "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}",
+}
+"""Where the API server has the kinds that are waited for."""
 
 AGENT = """export KUBECONFIG=/etc/kubeflash/kubeconfig
 exec python3 -m kubeflash.agent --node {name} --gpu {gpu} {options}
@@ -113,10 +123,8 @@ class Fleet:
         self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
 
     def get(self, kind: str, name: str, namespace: str | None = NAMESPACE) -> JSON | None:
-        """One object, None when there is none."""
-        where = ["-n", namespace] if namespace else []
-        text = self.kubectl("get", kind, name, *where, "-o", "json", "--ignore-not-found")
-        return json.loads(text) if text.strip() else None
+        """One object, None when there is none. Not by kubectl: what waits asks five times a second."""
+        return self.lab.control_plane.read(ADDRESSES[kind].format(namespace=namespace, name=name))
 
     def delete(self, kind: str, name: str, *, timeout: float = 120) -> None:
         """`kubectl delete`, waiting until it is gone."""

@@ -18,7 +18,7 @@ import pytest
 
 from lab import rundir
 from lab.controlplane import ControlPlane, assert_ours
-from lab.errors import AlreadyUp, CommandError, NotOurs
+from lab.errors import AlreadyUp, CommandError, LabError, NotOurs
 from lab.lab import Lab
 from lab.network import links
 from lab.processes import Completed, Ledger, run, start_time, wait_until
@@ -86,6 +86,9 @@ def test_kubectl_applies_and_reads(control_plane: ControlPlane):
     control_plane.apply({**config, "data": {"a": "2"}})
     done = control_plane.kubectl("get", "configmap", "c", "-n", "identities", "-o", "jsonpath={.data.a}")
     assert done.stdout_text == "2"
+    where = "/api/v1/namespaces/identities/configmaps"
+    assert control_plane.read(f"{where}/c")["data"] == {"a": "2"}
+    assert control_plane.read(f"{where}/none") is None
     with pytest.raises(CommandError, match="NotFound"):
         control_plane.kubectl("get", "configmap", "none", "-n", "identities")
 
@@ -167,6 +170,8 @@ def test_the_api_server_goes_away_and_comes_back_with_its_data(control_plane: Co
         assert not control_plane.ready()
         with pytest.raises(CommandError, match="refused"):
             control_plane.kubectl("get", "namespaces", timeout=30)
+        with pytest.raises(LabError, match="Refused"):
+            control_plane.read("/api/v1/namespaces/default")
         control_plane.resume()
         assert control_plane.ready()
     control_plane.restart()
