@@ -61,12 +61,12 @@ api: venv ## a real etcd and kube-apiserver
 
 .PHONY: machine
 machine: lab-build ## two virtual servers: real kernels, NVMe, NVMe/TCP
-	$(VENV)/bin/pytest -m "not heavy" tests/machine
+	$(VENV)/bin/pytest -n 2 --dist loadfile -m "not heavy" tests/machine
 
 .PHONY: heavy
-heavy: lab-build ## crashes at every step, faults, fences, strangers, contracts: on virtual servers
-	$(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "heavy and not alone" tests/machine
-	$(VENV)/bin/pytest -m "heavy and alone" tests/machine
+heavy: lab-build ## crashes, faults, fences, strangers, contracts on virtual servers; LONG=1: all of each
+	KUBEFLASH_LONG=$(LONG) $(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 \
+	  -m "heavy$(if $(LONG),, and not long)" tests/machine
 
 .PHONY: bench
 bench: lab-build ## idle CPU and memory, apply-to-Ready, fio ratios; writes bench/results.json

@@ -154,7 +154,7 @@ LEFT = (
 """Counts what is left of exports, ports, connections and TLS keys."""
 
 
-@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("tls", [False, pytest.param(True, marks=pytest.mark.long)])  # a handshake takes seconds
 def test_an_agent_killed_at_every_point_of_exporting_connecting_leaving_and_fencing_goes_on(fleet: Fleet, server, tls):
     """Builds on the volume that the test above left."""
     cluster = fleet.lab.control_plane.cluster_id

@@ -19,7 +19,7 @@ from support.fabric import Writer, links, wait_connected
 from support.faults import Fault, Table
 from support.real import MIB, RealServers
 
-pytestmark = [pytest.mark.machine, pytest.mark.heavy, pytest.mark.alone, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.machine, pytest.mark.heavy, pytest.mark.timeout(1500)]
 
 SSD = "KFA0"
 SIZE = 32 * MIB
@@ -28,7 +28,7 @@ DEPTH, BUFFERED = 16, 2
 GIVE_UP = 10
 LOSS = 30
 """lossSeconds of the pool whose consumers shall not wait for long."""
-QUIET = 30.0
+QUIET = 10.0
 """Seconds after the old writer's end in which nothing may change."""
 
 PROMISE = (
@@ -93,60 +93,90 @@ def made(fleet: Fleet, name: str, *, pool: str = "fence", **how: str) -> tuple[i
     return real.place_of(fleet, name)
 
 
-def writing_at_b(fleet: Fleet, name: str) -> Writer:
-    """Attaches a volume at gpu-b, where as many writes as can be are in flight from then on."""
-    fleet.apply(attachment(f"{name}-old", name, "gpu-b"))
+def writing_at(fleet: Fleet, server: str, name: str) -> Writer:
+    """Attaches a volume at a server, where as many writes as can be are in flight from then on."""
+    fleet.apply(attachment(f"{name}-old", name, server))
     device = wait_connected(fleet, f"{name}-old")["status"]["device"]
     how = {"depth": DEPTH, "buffered": BUFFERED, "pause": 0.002, "give_up": GIVE_UP, "verify": False}
-    return Writer(fleet.servers["gpu-b"], device, name, owner=OLD, size=SIZE, **how).start()
+    return Writer(fleet.servers[server], device, name, owner=OLD, size=SIZE, **how).start()
 
 
-def gone_from_b(fleet: Fleet, nqn: str) -> None:
-    """Waits until gpu-b's sysfs lists a subsystem no more."""
-    gone = lambda: nqn not in {link.nqn for link in links(fleet.servers["gpu-b"])}  # noqa: E731
-    wait_until(f"gpu-b without {nqn}", gone, timeout=180, interval=0.5)
+def gone_from(server: VirtualServer, nqn: str) -> None:
+    """Waits until a server's sysfs lists a subsystem no more."""
+    gone = lambda: nqn not in {link.nqn for link in links(server)}  # noqa: E731
+    wait_until(f"{server.name} without {nqn}", gone, timeout=180, interval=0.5)
 
 
-@pytest.mark.parametrize("how", SILENCES)
+class Taken:
+    """A volume of gpu-a's, taken from a server that writes to it and goes silent: in the order of its methods."""
+
+    def __init__(self, fleet: Fleet, server: str, how: str) -> None:
+        self.fleet, self.server, self.how, self.name = fleet, fleet.servers[server], how, f"v-{how}"
+        self.storage = fleet.servers["gpu-a"]
+        self.image = self.storage.image_file(SSD)
+        self.start, _ = made(fleet, self.name)
+        self.old = writing_at(fleet, server, self.name)
+        self.nqn = fleet.get("flashattachment", f"{self.name}-old")["status"]["fabric"]["nqn"]
+        self.old.wait_writes(500)
+
+    def strange(self) -> list[str]:
+        """Blocks of the volume that are not its new owner's."""
+        return fabric.strange_blocks(self.image, self.start, SIZE, NEW)
+
+    def silence(self) -> None:
+        SILENCES[self.how].begin(self.server)
+        if self.how == "cut":  # until what is in flight is queued, to be sent again
+            self.old.wait("writes that wait", lambda said: said.waiting > 15, timeout=120)
+        self.began = time.monotonic()
+        self.fleet.release("flashattachment", f"{self.name}-old")
+        self.fleet.apply(attachment(f"{self.name}-new", self.name, "gpu-a"))
+
+    def handed_over(self) -> None:
+        ready = self.fleet.wait_ready("flashattachment", f"{self.name}-new", timeout=300)
+        self.took = time.monotonic() - self.began
+        assert self.fleet.get("flashattachment", f"{self.name}-old") is None
+        assert self.nqn not in RealServers(self.fleet).exports("gpu-a")
+        assert self.strange(), "the old one wrote nothing: this would show nothing"
+        fabric.cover(self.storage, ready["status"]["device"], NEW, SIZE)
+        assert self.strange() == []
+
+    def speak(self) -> None:
+        SILENCES[self.how].end(self.server)
+
+    def never_wrote_again(self) -> None:
+        ended = self.old.wait_ended(timeout=300)
+        gone_from(self.server, self.nqn)
+        time.sleep(QUIET)
+        assert self.strange() == []
+        assert ended.errors >= (DEPTH + BUFFERED) * GIVE_UP, "every one of its threads saw nothing but errors at last"
+        assert ended.late == 0, "no write that was begun after the first error was acknowledged"
+        TABLE.seen(
+            self.how,
+            f"the new attachment was Ready {self.took:.0f} s after the deletion; the old consumer's "
+            f"{DEPTH + BUFFERED} writers ended with {ended.errors} errors ({', '.join(sorted(ended.kinds))}); 0 of "
+            f"{SIZE // MIB} MiB differ {QUIET:.0f} s later",
+        )
+        self.fleet.delete("flashattachment", f"{self.name}-new")
+        self.fleet.delete("flashvolume", self.name)
+
+
+@pytest.mark.parametrize("how", [("cut",), ("frozen", "agent")], ids="+".join)
 def test_a_consumer_that_cannot_be_asked_is_fenced_and_never_writes_again(fleet: Fleet, how):
-    storage, old_server, silence = fleet.servers["gpu-a"], fleet.servers["gpu-b"], SILENCES[how]
-    image, name = storage.image_file(SSD), f"v-{how}"
-    start, _ = made(fleet, name)
-    old = writing_at_b(fleet, name)
-    nqn = fleet.get("flashattachment", f"{name}-old")["status"]["fabric"]["nqn"]
-    old.wait_writes(500)
-    silence.begin(old_server)
+    """Two ways at once, on a server each: nearly all of it is waiting."""
+    taken = [Taken(fleet, server, one) for server, one in zip(("gpu-b", "gpu-c"), how, strict=False)]
     try:
-        if how == "cut":  # until what is in flight is queued, to be sent again
-            old.wait("writes that wait", lambda said: said.waiting > 15, timeout=120)
-        began = time.monotonic()
-        fleet.release("flashattachment", f"{name}-old")
-        fleet.apply(attachment(f"{name}-new", name, "gpu-a"))
-        ready = fleet.wait_ready("flashattachment", f"{name}-new", timeout=300)
-        took = time.monotonic() - began
-        assert fleet.get("flashattachment", f"{name}-old") is None
-        assert nqn not in RealServers(fleet).exports("gpu-a")
-        assert fabric.strange_blocks(image, start, SIZE, NEW), "the old one wrote nothing: this would show nothing"
-        fabric.cover(storage, ready["status"]["device"], NEW, SIZE)
-        assert fabric.strange_blocks(image, start, SIZE, NEW) == []
+        for one in taken:
+            one.silence()
+        for one in taken:
+            one.handed_over()
     finally:
-        silence.end(old_server)
-    ended = old.wait_ended(timeout=300)
-    gone_from_b(fleet, nqn)
-    time.sleep(QUIET)
-    assert fabric.strange_blocks(image, start, SIZE, NEW) == []
-    assert ended.errors >= (DEPTH + BUFFERED) * GIVE_UP, "every one of its threads saw nothing but errors in the end"
-    assert ended.late == 0, "no write that was begun after the first error was acknowledged"
-    assert fleet.events("Fenced"), "nobody was told"
-    TABLE.seen(
-        how,
-        f"the new attachment was Ready {took:.0f} s after the deletion; the old consumer's {DEPTH + BUFFERED} writers "
-        f"ended with {ended.errors} errors ({', '.join(sorted(ended.kinds))}); 0 of {SIZE // MIB} MiB differ "
-        f"{QUIET:.0f} s later",
-    )
-    fleet.delete("flashattachment", f"{name}-new")
-    fleet.delete("flashvolume", name)
-    fleet.wait_alive("gpu-b")
+        for one in taken:
+            one.speak()
+    for one in taken:
+        one.never_wrote_again()
+    told = {event["regarding"]["name"] for event in fleet.events("Fenced")}
+    assert {f"{one.name}-old" for one in taken} <= told
+    fleet.wait_alive("gpu-b", "gpu-c")
 
 
 def test_fencing_one_user_of_a_shared_volume_is_not_noticed_by_the_others(fleet: Fleet):
@@ -181,7 +211,7 @@ def test_fencing_one_user_of_a_shared_volume_is_not_noticed_by_the_others(fleet:
             writers[name].wait_writes(50)
         left = real.read_image(image, start + 8 * MIB, 8 * MIB)
     ended = writers["gpu-b"].wait_ended(timeout=300)
-    gone_from_b(fleet, nqn)
+    gone_from(fleet.servers["gpu-b"], nqn)
     time.sleep(QUIET)
     assert real.read_image(image, start + 8 * MIB, 8 * MIB) == left, "the fenced one wrote on"
     assert ended.late == 0
@@ -217,7 +247,7 @@ def test_a_storage_server_that_is_off_is_not_waited_for_and_never_exports_the_ol
     fleet.apply(attachment("off-old", "off", "gpu-b"))
     wait_connected(fleet, "off-old")
     made(fleet, "held", pool="impatient")
-    old = writing_at_b(fleet, "held")
+    old = writing_at(fleet, "gpu-b", "held")
     nqns = {fleet.get("flashattachment", name)["status"]["fabric"]["nqn"] for name in ("off-old", "held-old")}
     old.wait_writes(200)
     storage.service("subsystems-seen", SUBSYSTEMS_SEEN)

@@ -26,7 +26,7 @@ from support import fabric, rawnvme, real, writing
 from support.fabric import Writer, hang_up, knock, wait_connected
 from support.faults import Fault, Table
 
-pytestmark = [pytest.mark.machine, pytest.mark.heavy, pytest.mark.alone, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.machine, pytest.mark.heavy, pytest.mark.timeout(1200)]
 
 STRANGER = "nqn.2014-08.org.nvmexpress:uuid:0d1c1c6e-7b1e-4a52-9d55-0e1b5ad00001"
 STRANGER_ID = "0d1c1c6e-7b1e-4a52-9d55-0e1b5ad00001"

@@ -70,7 +70,7 @@ class Writer:
         size: int = 8 * MIB,
         depth: int = 4,
         buffered: int = 0,
-        pause: float = 0.05,
+        pause: float = 0.15,
         give_up: int = 0,
         verify: bool = True,
     ) -> None:
@@ -130,7 +130,7 @@ class Writer:
     def wait(self, what: str, reached: Callable[[Report], bool], *, timeout: float = 240) -> Report:
         """Waits until it says something."""
         wait_until(
-            f"{self.name} on {self.server.name}: {what}", lambda: reached(self.report()), timeout=timeout, interval=0.3
+            f"{self.name} on {self.server.name}: {what}", lambda: reached(self.report()), timeout=timeout, interval=0.5
         )
         return self.report()
 
@@ -167,7 +167,7 @@ class Fio:
         self._files = f"{FOLDER}/{name}"
         self._words = [
             *("fio", f"--name={name}", f"--filename={device}", f"--offset={at}", f"--size={size}"),
-            *("--rw=randwrite", "--bs=16k", "--direct=1", "--ioengine=libaio", "--iodepth=4", "--rate_iops=150"),
+            *("--rw=randwrite", "--bs=16k", "--direct=1", "--ioengine=libaio", "--iodepth=4", "--rate_iops=40"),
             *("--verify=crc32c", "--verify_fatal=1", "--verify_backlog=64", "--verify_state_save=0"),
             *("--time_based", "--runtime=100000", "--thread", "--output-format=json", f"--output={self._files}.json"),
         ]
@@ -201,7 +201,7 @@ class Fio:
         """Waits until it has moved so many more bytes: more than what it can have in flight. The seconds that took."""
         before = self.moved()
         return wait_until(
-            f"fio {self.name} goes on", lambda: self.moved() >= before + count, timeout=timeout, interval=0.3
+            f"fio {self.name} goes on", lambda: self.moved() >= before + count, timeout=timeout, interval=0.5
         )
 
     def stop(self, *, timeout: float = 180) -> JSON:
@@ -217,7 +217,7 @@ class Fio:
             f"fio {self.name} has ended",
             lambda: self.server.run(gone, check=False).exit_code == 0,
             timeout=timeout,
-            interval=0.3,
+            interval=0.5,
         )
         text = self.server.get_file(f"{self._files}.json").decode()
         (job,) = json.loads(text[text.index("{") :])["jobs"]
