@@ -97,7 +97,7 @@ def writing_at(fleet: Fleet, server: str, name: str) -> Writer:
     """Attaches a volume at a server, where as many writes as can be are in flight from then on."""
     fleet.apply(attachment(f"{name}-old", name, server))
     device = wait_connected(fleet, f"{name}-old")["status"]["device"]
-    how = {"depth": DEPTH, "buffered": BUFFERED, "pause": 0.002, "give_up": GIVE_UP, "verify": False}
+    how = {"depth": DEPTH, "buffered": BUFFERED, "pause": 0.02, "give_up": GIVE_UP, "verify": False}
     return Writer(fleet.servers[server], device, name, owner=OLD, size=SIZE, **how).start()
 
 
