@@ -135,11 +135,11 @@ class Jobs:
     def due(self, steps: Iterable[Step]) -> list[Step]:
         """Those of the steps that can be begun: their group is not worked on, and they do not wait after a failure."""
         now = self._looked = time.monotonic()
-        waiting = {item for item, failure in self.failures.items() if failure.again > now}
+        waiting = {(item, failure.step.group) for item, failure in self.failures.items() if failure.again > now}
         return [
             step
             for step in steps
-            if step.group not in self._jobs and step.group not in waiting and step.subject not in waiting
+            if step.group not in self._jobs and not waiting & {(step.group, step.group), (step.subject, step.group)}
         ]
 
     def next_try(self) -> float | None:
@@ -217,6 +217,7 @@ class Jobs:
 
     def _failed(self, step: Step, error: Exception) -> None:
         before = self._failures.get(step.subject)
-        tries = before.tries + 1 if before is not None else 1
+        again = before is not None and before.step.group == step.group  # not on another SSD
+        tries = before.tries + 1 if before is not None and again else 1
         wait = RETRY_SECONDS[min(tries, len(RETRY_SECONDS)) - 1]
         self._failures[step.subject] = Failure(str(error), step, error, tries, time.monotonic() + wait)

@@ -323,7 +323,7 @@ class Agent:
         pools = self.feed.of(FlashPool)
         selected = self._selected(observation)
         given_up = {
-            subject: failure.words
+            (subject, failure.step.ssd): failure.words
             for subject, failure in self.jobs.failures.items()
             if failure.tries >= GIVE_UP and isinstance(failure.step, (CarvePartition, ClaimSsd))
         }

@@ -50,7 +50,7 @@ def volume_wishes(
     pools: Mapping[str, FlashPool],
     *,
     leader: str | None = None,
-    given_up: Mapping[str, str] | None = None,
+    given_up: Mapping[tuple[str, str], str] | None = None,
 ) -> list[VolumeWish]:
     """What the volumes placed on this server want of its SSDs.
 
@@ -58,7 +58,8 @@ def volume_wishes(
         volumes: the volumes.
         pools: the pools by name, which say how to wipe.
         leader: the controller that leads; None where that does not matter.
-        given_up: by id of the volume or its SSD, why it is no use trying to carve it here any more.
+        given_up: by id of the volume, or of the SSD itself, and of the SSD: why it is no use trying to carve it there
+            any more. Another SSD of this server may take it.
     """
     hopeless = given_up or {}
     return [
@@ -72,7 +73,8 @@ def volume_wishes(
             fresh=is_fresh(volume),
             confirmed=leader is None or volume.status.granted_by == leader,
             wipe=pools[volume.spec.pool].spec.wipe if volume.spec.pool in pools else "Zero",
-            given_up=hopeless.get(volume.status.ssd) or hopeless.get(volume.spec.id, ""),
+            given_up=hopeless.get((volume.status.ssd, volume.status.ssd))
+            or hopeless.get((volume.spec.id, volume.status.ssd), ""),
             pool=volume.spec.pool,
         )
         for volume in volumes

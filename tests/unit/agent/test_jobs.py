@@ -139,6 +139,20 @@ def test_an_ssd_that_fails_holds_up_all_that_comes_behind_it_there(jobs: Jobs, w
     assert jobs.words(uuid(1), "S-1") == "I/O error"
 
 
+def test_what_failed_on_one_ssd_is_tried_at_once_on_another_one_as_for_the_first_time(
+    jobs: Jobs, worker: Worker, clock: Clock
+):
+    here, there = wipe("S-1", 1), wipe("T-1", 1)
+    worker.does = {here: failing("I/O error"), there: failing("I/O error, too")}
+    for _ in range(3):
+        asyncio.run(jobs.run([here], LIMIT))
+    assert jobs.failures[uuid(1)].tries == 3
+    assert jobs.due([here]) == []
+    assert jobs.due([there]) == [there]
+    asyncio.run(jobs.run([there], LIMIT))
+    assert (jobs.failures[uuid(1)].tries, jobs.failures[uuid(1)].step) == (1, there)
+
+
 @pytest.mark.parametrize("error", [HostError("x"), OSError("x"), ValueError("x")])
 def test_what_fails_waits_longer_and_longer_until_it_is_done(jobs: Jobs, worker: Worker, clock: Clock, error):
     step = wipe("S-1", 1)

@@ -136,10 +136,14 @@ def test_a_grant_is_the_leader_s_or_is_waited_for(leader, by, confirmed):
 def test_wishes_say_how_large_how_to_wipe_and_what_failed():
     pools = {"fast": pool("fast", 3, "S", wipe="Discard")}
     other = volume("w", 2, pool="gone", status={"nodeName": "a", "ssd": "S-1", "exported": {"x": {"uid": "u"}}})
-    first, second = volume_wishes([one({"granted": "12Mi"}), other], pools, given_up={ID: "I/O error"})
+    first, second = volume_wishes([one({"granted": "12Mi"}), other], pools, given_up={(ID, "S-1"): "I/O error"})
     assert (first.bytes, first.wipe, first.given_up, first.exported) == (12 * MIB, "Discard", "I/O error", False)
     assert (second.bytes, second.wipe, second.given_up, second.exported) == (100 * MIB, "Zero", "", True)
     assert volume_wishes([volume("u", 3)], pools) == [], "it has no place"
+    (elsewhere,) = volume_wishes([one()], pools, given_up={(ID, "S-2"): "I/O error"})
+    assert elsewhere.given_up == "", "another SSD of the server failed, not this one"
+    (beside,) = volume_wishes([one()], pools, given_up={("S-1", "S-1"): "it cannot be claimed"})
+    assert beside.given_up == "it cannot be claimed"
 
 
 def test_an_agent_selects_as_the_controller_does():

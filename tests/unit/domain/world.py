@@ -454,7 +454,7 @@ class World:
         )
         failures = self.failures[name]
         given_up = {
-            subject: words
+            (subject, step.ssd): words
             for subject, (tries, words, step) in failures.items()
             if tries >= GIVE_UP and isinstance(step, (steps.CarvePartition, steps.ClaimSsd))
         }
