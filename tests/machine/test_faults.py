@@ -123,6 +123,16 @@ def figures(said: JSON) -> str:
     )
 
 
+def both_live(found: JSON) -> bool:
+    """Whether an attachment has two paths, and both live."""
+    return [path["state"] for path in connection(found).get("paths", [])] == ["live", "live"]
+
+
+def paths_of(found: JSON) -> list[str]:
+    """Portals that an attachment is connected by."""
+    return sorted(path["portal"] for path in connection(found)["paths"])
+
+
 def kill_agent(server: VirtualServer) -> None:
     """Kills it as soon as it runs again."""
     wait_until(f"an agent on {server.name}", lambda: server.service_pid("agent") is not None, timeout=60)
@@ -266,8 +276,7 @@ def test_two_networks_are_two_paths_and_one_that_fails_is_not_noticed_by_io(flee
     fleet.wait_ready("flashvolume", "m0")
     fleet.apply(attachment("m0-on-b", "m0", "gpu-b"))
     found = wait_connected(fleet, "m0-on-b")
-    two = lambda it: [path["state"] for path in connection(it).get("paths", [])] == ["live", "live"]  # noqa: E731
-    found = fleet.wait("flashattachment", "m0-on-b", two, timeout=120)
+    found = fleet.wait("flashattachment", "m0-on-b", both_live, timeout=120)
     assert [path["portal"].split(":")[1] for path in connection(found)["paths"]] == ["//10.77.0.11", "//10.78.0.11"]
     fio = Fio(consumer, found["status"]["device"], "path", size=8 * MIB).start()
     storage.cut_cable(network="storage")
@@ -279,7 +288,7 @@ def test_two_networks_are_two_paths_and_one_that_fails_is_not_noticed_by_io(flee
         fio.wait_progress()
     finally:
         storage.mend_cable(network="storage")
-    fleet.wait("flashattachment", "m0-on-b", two, timeout=180)
+    fleet.wait("flashattachment", "m0-on-b", both_live, timeout=180)
     fio.wait_progress()
     TABLE.seen("path", f"{figures(fio.stop())}; the path was named, and came back by itself")
 
@@ -290,7 +299,7 @@ def test_io_goes_on_by_itself_after_a_reboot_of_the_storage_server_and_a_late_ne
     """After the test of two networks, whose volume has the late one."""
     ports = lambda name: fleet.get("flashattachment", name)["status"]["fabric"]["portals"]  # noqa: E731
     names = ("f0-on-b", "m0-on-b")
-    before = [ports(name) for name in names]
+    before, paths = [ports(name) for name in names], paths_of(fleet.get("flashattachment", "m0-on-b"))
     storage.hold_back_storage_address()
     fio = Fio(consumer, device_of(fleet, "f0-on-b"), "reboot").start()
     late = Fio(consumer, device_of(fleet, "m0-on-b"), "late", size=8 * MIB).start()
@@ -307,10 +316,9 @@ def test_io_goes_on_by_itself_after_a_reboot_of_the_storage_server_and_a_late_ne
     TABLE.seen("reboot", f"I/O went on {took:.0f} s after the reboot began; {figures(fio.stop())}")
     began = time.monotonic()
     storage.bring_storage_address()
-    two = lambda it: [path["state"] for path in connection(it).get("paths", [])] == ["live", "live"]  # noqa: E731
-    fleet.wait("flashattachment", "m0-on-b", two, timeout=240)
+    found = fleet.wait("flashattachment", "m0-on-b", both_live, timeout=240)
     came = time.monotonic() - began
-    assert [ports(name) for name in names] == before, "port numbers stay"
+    assert ([ports(name) for name in names], paths_of(found)) == (before, paths), "port numbers stay"
     late.wait_progress()
     TABLE.seen("late", f"{figures(late.stop())}; the second path was live {came:.0f} s after its address came")
     fleet.delete("flashattachment", "m0-on-b")

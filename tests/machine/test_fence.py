@@ -28,7 +28,7 @@ DEPTH, BUFFERED = 16, 2
 GIVE_UP = 10
 LOSS = 30
 """lossSeconds of the pool whose consumers shall not wait for long."""
-QUIET = 10.0
+QUIET = 30.0
 """Seconds after the old writer's end in which nothing may change."""
 
 PROMISE = (

@@ -135,12 +135,16 @@ class Jobs:
     def due(self, steps: Iterable[Step]) -> list[Step]:
         """Those of the steps that can be begun: their group is not worked on, and they do not wait after a failure."""
         now = self._looked = time.monotonic()
-        waiting = {(item, failure.step.group) for item, failure in self.failures.items() if failure.again > now}
-        return [
-            step
-            for step in steps
-            if step.group not in self._jobs and not waiting & {(step.group, step.group), (step.subject, step.group)}
-        ]
+        return [step for step in steps if step.group not in self._jobs and not self._waits(step, now)]
+
+    def _waits(self, step: Step, now: float) -> bool:
+        failures = (self._last_failure(subject, step.group) for subject in (step.group, step.subject))
+        return any(failure is not None and failure.again > now for failure in failures)
+
+    def _last_failure(self, subject: str, group: str) -> Failure | None:
+        """A volume's on one SSD says nothing of another one."""
+        failure = self._failures.get(subject)
+        return failure if failure is not None and failure.step.group == group else None
 
     def next_try(self) -> float | None:
         """Seconds until something that failed may be tried again; None when nothing waits for that.
@@ -216,8 +220,7 @@ class Jobs:
             STEP_SECONDS.labels(type(step).__name__, outcome).observe(time.monotonic() - running.since)
 
     def _failed(self, step: Step, error: Exception) -> None:
-        before = self._failures.get(step.subject)
-        again = before is not None and before.step.group == step.group  # not on another SSD
-        tries = before.tries + 1 if before is not None and again else 1
+        before = self._last_failure(step.subject, step.group)
+        tries = before.tries + 1 if before is not None else 1
         wait = RETRY_SECONDS[min(tries, len(RETRY_SECONDS)) - 1]
         self._failures[step.subject] = Failure(str(error), step, error, tries, time.monotonic() + wait)

@@ -492,7 +492,8 @@ class World:
                     failures.pop(step.subject, None)
                 except HostError as error:
                     failed.add(step.subject)
-                    failures[step.subject] = (failures.get(step.subject, (0, "", step))[0] + 1, str(error), step)
+                    tries, _, last = failures.get(step.subject, (0, "", step))
+                    failures[step.subject] = (tries + 1 if last.group == step.group else 1, str(error), step)
             if not worked:
                 break
         return done + self._report(name, server, plan, observation, selected)
