@@ -55,10 +55,13 @@ class Fleet:
     # --- installing and processes ---
 
     def install(self) -> None:
-        """Applies CRDs and RBAC, and a namespace for volumes, as the README says."""
+        """Applies CRDs, the manifest and a namespace for volumes.
+
+        Without kubelets nobody runs the manifest's pods: its roles are lent to the processes that the lab starts.
+        """
         self.kubectl("apply", "--server-side", "-f", str(REPO / "crds"))
         self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(REPO / "crds"))
-        self.kubectl("apply", "-f", str(REPO / "deploy" / "rbac.yaml"))
+        self.kubectl("apply", "-f", str(REPO / "deploy" / "kubeflash.yaml"), "-f", str(REPO / "e2e" / "bindings.yaml"))
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
 
     def start_controller(self, *options: str) -> ManagedProcess:
@@ -134,10 +137,18 @@ class Fleet:
         """`kubectl delete`, without waiting."""
         self.kubectl("delete", kind, name, "-n", NAMESPACE, "--wait=false")
 
-    def events(self, *reasons: str) -> list[JSON]:
-        """All events with one of these reasons, of every namespace."""
+    def events(self, *reasons: str, about: str | None = None) -> list[JSON]:
+        """The events of every namespace: those with one of these reasons, if any; those about objects of this name.
+
+        Not every event names what it regards: the API server itself makes such (KubernetesDefaultServiceCIDRError).
+        """
         found: list[JSON] = json.loads(self.kubectl("get", "events.v1.events.k8s.io", "-A", "-o", "json"))["items"]
-        return [item for item in found if item["reason"] in reasons]
+        return [
+            item
+            for item in found
+            if (not reasons or item["reason"] in reasons)
+            and (about is None or item.get("regarding", {}).get("name") == about)
+        ]
 
     def wait_alive(self, *names: str, timeout: float = 300) -> None:
         """Waits until the agents of these servers have renewed their Leases."""

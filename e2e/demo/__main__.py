@@ -14,12 +14,16 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from fleet import JSON, NAMESPACE, REPO, Fleet, attachment, condition, pool, volume
+import yaml
+
+import cluster
+from cluster import CHARTS, RELEASE, SYSTEM, VALUES, Cluster
+from fleet import JSON, NAMESPACE, REPO, attachment, condition, pool, volume
 from handmade import handmade
-from lab import image
+from kubeflash import __version__
 from lab.errors import LabError
 from lab.lab import Lab
-from lab.servers import boot
+from lab.node import NodeDisk
 
 BOLD, DIM, GREEN, RESET = ("\033[1m", "\033[2m", "\033[32m", "\033[0m") if sys.stdout.isatty() else ("", "", "", "")
 if os.environ.get("NO_COLOR"):
@@ -31,6 +35,7 @@ FIO = (
     "--runtime=3 --time_based --size=64M --output-format=terse --terse-version=3"
 )
 GROWN = 768 << 20
+IMAGE = f"kubeflash:{__version__}"
 FIO_READ_KIB = 6  # terse v3: read bandwidth in KiB/s
 FIO_READ_IOPS = 7
 
@@ -43,6 +48,8 @@ What to try next, with DEMO_KEEP=1 make demo, from another terminal:
     kubectl describe flashpool fast    each refused SSD with its reason
     kubectl flash wipe gpu-a KFSYS-1 --dry-run  what is on an SSD, and why it is not wiped
     kubectl flash purge gpu-b --dry-run         what it would mean if a server were lost for good
+    kubectl flash purge --all --dry-run         what would go if all of KubeFlash's were to go
+    helm get notes kubeflash -n kubeflash-system   what the installation says of itself
     kubectl flash attachments -A                what is attached where, live or not, and how it is guarded
   make lab-shell SERVER=gpu-a          a console on a server: lspci -tv, lsblk, nvme list
   make lab-down                        ends it all
@@ -53,15 +60,15 @@ class Demo:
     """Prints, runs, times."""
 
     def __init__(self) -> None:
-        self._fleet: Fleet | None = None
+        self._fleet: Cluster | None = None
         self._number = 0
 
-    def show(self, fleet: Fleet) -> None:
+    def show(self, fleet: Cluster) -> None:
         """What the steps to come are about."""
         self._fleet = fleet
 
     @property
-    def fleet(self) -> Fleet:
+    def fleet(self) -> Cluster:
         """What it is about."""
         assert self._fleet is not None
         return self._fleet
@@ -84,6 +91,19 @@ class Demo:
         """Shows a kubectl command and what it prints."""
         print(f"   {GREEN}$ {shlex.join(['kubectl', *words])}{RESET}", flush=True)
         self.say(self.fleet.kubectl(*words))
+
+    def helm(self, *words: str) -> None:
+        """Shows a helm command and what it prints."""
+        shown = [word.replace(f"{REPO}/", "") for word in words]
+        print(f"   {GREEN}$ {shlex.join(['helm', *shown])}{RESET}", flush=True)
+        self.say(self.fleet.helm(*words).stdout_text)
+
+    def apply(self, *objects: JSON) -> None:
+        """Shows objects and applies them by kubectl."""
+        manifest = yaml.safe_dump_all(objects, sort_keys=False)
+        print(f"   {GREEN}$ kubectl apply -f - <<END{RESET}", flush=True)
+        self.say(manifest)
+        self.fleet.kubectl("apply", "-f", "-", stdin=manifest)
 
     def flash(self, *words: str) -> None:
         """Shows a `kubectl flash` command and what it prints."""
@@ -125,11 +145,11 @@ class Demo:
         self.say(f"the volume beside the export by hand: {ratios} (noisy here): the same kernel does both")
 
     @contextmanager
-    def writing(self, server: str) -> Iterator[None]:
+    def writing(self, server: str, *, seconds: int = 20) -> Iterator[None]:
         """Writes and verifies on a server meanwhile; ends the demo if a write or a check failed."""
         fio = (
             "fio --name=w --filename=/mnt/kv/writing --rw=randwrite --bs=64k --size=64M --direct=1 --ioengine=libaio "
-            "--iodepth=4 --verify=crc32c --verify_backlog=64 --time_based --runtime=20"
+            f"--iodepth=4 --rate_iops=20 --verify=crc32c --verify_backlog=64 --time_based --runtime={seconds}"
         )
         self.on(server, f"nohup {fio} > /tmp/writing.log 2>&1 & echo $! > /tmp/writing.pid; sleep 3")
         yield
@@ -143,7 +163,7 @@ class Demo:
             raise LabError(f"writing failed meanwhile: {last}")
 
 
-def show_pictures(fleet: Fleet, demo: Demo) -> None:
+def show_pictures(fleet: Cluster, demo: Demo) -> None:
     """Each server's tree and pairs on the terminal, and as a picture in a file."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     for name in fleet.servers:
@@ -153,32 +173,45 @@ def show_pictures(fleet: Fleet, demo: Demo) -> None:
         demo.say(f"the same as a picture for a slide: {picture.relative_to(REPO)}\n")
 
 
-def run(demo: Demo, fleet: Fleet) -> None:
+def run(demo: Demo, fleet: Cluster, disk: NodeDisk) -> None:
     """The main job, step by step."""
-    with demo.step("Two virtual GPU servers boot: PCIe switches, NVMe SSDs, stand-in GPUs, a real 6.12 kernel each"):
-        fleet.servers.update(boot(fleet.lab, REPO, ("gpu-a", "gpu-b")))
+    with demo.step(
+        "Two virtual GPU servers boot: PCIe switches, NVMe SSDs, stand-in GPUs, a 6.12 kernel and a kubelet"
+    ):
+        fleet.boot(disk)
         demo.say(demo.on("gpu-a", "lspci -tv"))
-    with demo.step("KubeFlash is installed: CRDs and RBAC by kubectl apply, one controller, an agent on each server"):
-        fleet.start()
-        demo.say("waiting for both agents to tell what their servers have; emulated processors take some 30 s for it")
+        demo.kubectl("get", "nodes", "-o", "wide")
+    began = time.monotonic()
+    with demo.step("KubeFlash is installed by Helm: the CRDs, then controllers and an agent on each server"):
+        demo.apply(cluster.system_namespace(SYSTEM))
+        demo.helm("install", "kubeflash-crds", str(CHARTS / "kubeflash-crds"), "-n", SYSTEM)
+        demo.helm("install", RELEASE, str(CHARTS / "kubeflash"), "-n", SYSTEM, *VALUES)
+        demo.say("waiting for the pods; emulated processors take some 20 s to start each process")
+        fleet.wait_rolled_out()
+        demo.kubectl("get", "pods", "-n", SYSTEM, "-o", "wide")
         for name in fleet.servers:
             fleet.wait_ready("flashnode", name, namespace=None)
         demo.kubectl("get", "flashnodes")
+    with demo.step("Is it sound? kubectl flash check says what is missing where; helm test asks the same"):
+        demo.flash("check", "--wait", "1m")
+        demo.kubectl("get", "nodes", "-L", "kubeflash.io/target-tcp,kubeflash.io/authentication")
     with demo.step("kubectl flash topology: who hangs where in the PCIe tree, each GPU's own SSDs, and what is wrong"):
         show_pictures(fleet, demo)
     with demo.step("kubectl flash pairs: beside what resource.kubernetes.io/pcieRoot alone would say"):
         demo.say(fleet.flash("pairs", "gpu-a", "--matrix"))
         demo.say(fleet.flash("why", "gpu-a", "KFSYS"))
     with demo.step("A pool names SSDs by serial number, the system disk among them: that one is refused, untouched"):
-        fleet.apply(pool("fast", "KFA0", "KFA1", "KFB0", "KFSYS"))
+        demo.apply(pool("fast", "KFA0", "KFA1", "KFB0", "KFSYS"))
         fleet.wait_ready("flashpool", "fast", namespace=None)
         demo.kubectl("get", "flashpools")
         refused = (fleet.get("flashpool", "fast", None) or {})["status"].get("refused", [])
         demo.say("\n".join(f"refused {item['ssd']}: {item['reason']}" for item in refused))
     gpu = first_gpu(fleet, "gpu-a")
     with demo.step(f"A volume near GPU {gpu} of gpu-a: placed by the controller, carved by the agent as a partition"):
-        fleet.apply(volume("kv-0", "512Mi", node="gpu-a", gpu=gpu))
+        fleet.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        demo.apply(volume("kv-0", "512Mi", node="gpu-a", gpu=gpu))
         fleet.wait_ready("flashvolume", "kv-0")
+        demo.say(f"from helm install to the first volume: {time.monotonic() - began:.0f} s")
         demo.kubectl("get", "flashvolumes", "-n", NAMESPACE, "-o", "wide")
         demo.say(demo.on("gpu-a", f"lsblk -o NAME,SIZE,PARTLABEL,PARTUUID {disk_of(fleet, 'KFA0')}"))
         demo.flash("why", "volume", "kv-0", "-n", NAMESPACE)
@@ -199,18 +232,17 @@ def run(demo: Demo, fleet: Fleet) -> None:
         demo.on("gpu-a", "xfs_growfs /mnt/kv > /dev/null")
         demo.say(demo.on("gpu-a", "df -h /mnt/kv"))
         must_be_same(demo, checksum(demo, "gpu-a"), written, "after growing")
-    with demo.step("The server reboots: the disk is the ledger, the volume is there, its data is the same"):
-        fleet.servers["gpu-a"].reboot()
-        fleet.wait_ready("flashattachment", "kv-0-on-a")
-        wait_for_device(demo, "gpu-a", device)
-        demo.on("gpu-a", f"mkdir -p /mnt/kv && mount {device} /mnt/kv")
-        must_be_same(demo, checksum(demo, "gpu-a"), written, "after the reboot")
+    with demo.step("Every agent is replaced while gpu-a writes: the data path is the kernel's, nothing is noticed"):
+        with demo.writing("gpu-a", seconds=60):
+            demo.kubectl("rollout", "restart", "daemonset/kubeflash-agent", "-n", SYSTEM)
+            fleet.wait_rolled_out()
+        must_be_same(demo, checksum(demo, "gpu-a"), written, "after the roll-out")
         demo.on("gpu-a", "umount /mnt/kv")
         fleet.delete("flashattachment", "kv-0-on-a")
     with demo.step(
         "Attached on the other server: its own subsystem, port and keys, over NVMe/TCP, authenticated both ways"
     ):
-        fleet.apply(attachment("kv-0-on-b", "kv-0", "gpu-b"))
+        demo.apply(attachment("kv-0-on-b", "kv-0", "gpu-b"))
         found = fleet.wait_ready("flashattachment", "kv-0-on-b")
         device = found["status"]["device"]
         demo.kubectl("get", "flashattachments", "-n", NAMESPACE)
@@ -220,7 +252,13 @@ def run(demo: Demo, fleet: Fleet) -> None:
         "As fast as an export made by hand: fio on both, in the same run; the administrator's own stays his"
     ):
         demo.fio_beside_handmade(device, disk_of(fleet, "KFA2"))
-    with demo.step("Mounted by gpu-b, it has what gpu-a wrote"):
+    with demo.step("A pod on gpu-b mounts it: it has what gpu-a wrote"):
+        demo.apply(reader("gpu-b", device))
+        demo.kubectl(
+            "wait", "-n", NAMESPACE, "pod/reader", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s"
+        )
+        must_be_same(demo, fleet.kubectl("logs", "-n", NAMESPACE, "reader").split()[0], written, "read by the pod")
+    with demo.step("Mounted by the server itself, to write for a while"):
         demo.on("gpu-b", f"mkdir -p /mnt/kv && mount {device} /mnt/kv")
         must_be_same(demo, checksum(demo, "gpu-b"), written, "read by gpu-b over the fabric")
     with demo.step("The cable is cut while gpu-b writes: I/O waits, nothing fails; mended, it goes on by itself"):
@@ -256,6 +294,36 @@ def run(demo: Demo, fleet: Fleet) -> None:
         if left.strip() != "0":
             raise LabError("the volume's bytes were not wiped")
         demo.kubectl("get", "flashpools")
+    with demo.step(
+        "Removed: helm uninstall leaves what is on the disks and says so; purge --all before it leaves nothing"
+    ):
+        demo.flash("purge", "--all", "--dry-run")
+        if not os.environ.get("DEMO_KEEP"):
+            demo.helm("uninstall", RELEASE, "-n", SYSTEM)
+
+
+def reader(node: str, device: str) -> JSON:
+    """A pod that mounts a block device and prints its file's checksum: privileged, as there is no CSI driver yet."""
+    script = "mkdir /run/kv && mount -o ro,norecovery /dev/kv /run/kv && sha256sum < /run/kv/tokens"
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "reader", "namespace": NAMESPACE},
+        "spec": {
+            "nodeName": node,
+            "restartPolicy": "Never",
+            "containers": [
+                {
+                    "name": "reader",
+                    "image": IMAGE,
+                    "command": ["sh", "-c", script],
+                    "securityContext": {"privileged": True},
+                    "volumeMounts": [{"name": "kv", "mountPath": "/dev/kv"}],
+                }
+            ],
+            "volumes": [{"name": "kv", "hostPath": {"path": device, "type": "BlockDevice"}}],
+        },
+    }
 
 
 def is_reconnecting(found: JSON) -> bool:
@@ -281,7 +349,7 @@ def wait_for_device(demo: Demo, server: str, device: str) -> None:
     demo.on(server, f"timeout 30 sh -c 'until [ -e {device} ]; do sleep 0.2; done'", show=False)
 
 
-def first_gpu(fleet: Fleet, server: str) -> str:
+def first_gpu(fleet: Cluster, server: str) -> str:
     """Address of the first GPU of a server that has a neighbour SSD."""
     node = fleet.get("flashnode", server, None) or {}
     return next(
@@ -291,13 +359,13 @@ def first_gpu(fleet: Fleet, server: str) -> str:
     )
 
 
-def disk_of(fleet: Fleet, serial: str) -> str:
+def disk_of(fleet: Cluster, serial: str) -> str:
     """The device node that the SSD with this serial number has on gpu-a now."""
     command = f'for d in /sys/class/nvme/nvme*; do if grep -q "^{serial} *$" $d/serial; then ls -d $d/nvme*n*; fi; done'
     return "/dev/" + fleet.servers["gpu-a"].run(command).stdout_text.split("/")[-1].strip()
 
 
-def partition_start(fleet: Fleet) -> int:
+def partition_start(fleet: Cluster) -> int:
     """First byte of the demo's volume on its SSD."""
     node = fleet.get("flashnode", "gpu-a", None) or {}
     return next(int(item["start"]) for ssd in node["status"]["ssds"] for item in ssd.get("volumes", []))
@@ -309,14 +377,14 @@ def main() -> int:
     demo = Demo()
     kept = False
     try:
-        image.app_image(REPO, image.server_image(REPO).tree)
+        disk = cluster.prepare()
         with ExitStack() as stack:
-            with demo.step("A control plane: a real etcd and kube-apiserver, in a network namespace of the lab's own"):
-                lab = stack.enter_context(Lab("lab"))
-                fleet = Fleet(lab)
+            with demo.step("A control plane: a real etcd, kube-apiserver and the rest, in a network of the lab's own"):
+                lab = stack.enter_context(Lab("lab", kubelets=True))
+                fleet = Cluster(lab)
                 demo.show(fleet)
                 demo.say(fleet.kubectl("version").splitlines()[-1])
-            run(demo, fleet)
+            run(demo, fleet, disk)
             print(f"Done in {time.monotonic() - began:.0f} s.{NEXT}", flush=True)
             if os.environ.get("DEMO_KEEP"):
                 kept = True

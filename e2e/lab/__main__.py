@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from lab import binaries, network, rundir
 from lab.cache import say
@@ -22,13 +22,27 @@ from lab.errors import LabError, LabTimeout, NotUp, ProcessDied
 from lab.lab import Lab, ensure_programs
 from lab.processes import Ledger, wait_until
 
+if TYPE_CHECKING:
+    from lab.node import NodeDisk
+
 REPO = Path(__file__).resolve().parents[2]
+COMMAND = "PYTHONPATH=e2e .venv/bin/python -m lab"
 CONTROL_PLANE_SECONDS = 120.0
 """How long `up` waits for the control plane."""
 SERVER_SECONDS = 180.0
 """How long it waits besides for each virtual server."""
 DOWN_SECONDS = 60.0
 """How long `down` waits for a lab to end by itself."""
+
+
+class Shape(NamedTuple):
+    """Whether servers are Kubernetes nodes, and whether Kubernetes is the older one."""
+
+    kubelets: bool = False
+    older: bool = False
+
+
+NO_KUBELETS = Shape()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,14 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         split = words.index("--")
         words, command = words[:split], words[split + 1 :]
     arguments = _parser().parse_args(words)
+    shape = Shape(getattr(arguments, "kubelets", False), getattr(arguments, "older", False))
     try:
         match arguments.command:
             case "build":
-                return build(arguments.servers, arguments.programs)
+                return build(arguments.servers, arguments.programs, shape)
             case "up" if arguments.foreground:
-                return up_foreground(arguments.name, arguments.servers, arguments.ready_fd)
+                return up_foreground(arguments.name, arguments.servers, arguments.ready_fd, shape)
             case "up":
-                return up(arguments.name, arguments.servers)
+                return up(arguments.name, arguments.servers, shape)
             case "status":
                 return status(arguments.name)
             case "shell" if arguments.server:
@@ -74,10 +89,14 @@ def _parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("build", help="build whatever a lab needs and is not in the cache")
     one.add_argument("--servers", action="store_true", help="what virtual servers start from, too")
+    one.add_argument("--kubelets", action="store_true", help="what servers need that are Kubernetes nodes, too")
+    one.add_argument("--older", action="store_true", help=f"of Kubernetes {binaries.OLDER_KUBERNETES}")
     one.add_argument("programs", nargs="*", help=f"these programs, of: {', '.join(binaries.PROGRAMS)}")
 
     one = commands.add_parser("up", parents=[named], help="start a lab")
     one.add_argument("--servers", default=(), type=_names, metavar="A,B", help="with these virtual servers")
+    one.add_argument("--kubelets", action="store_true", help="which are nodes of the cluster, with KubeFlash's image")
+    one.add_argument("--older", action="store_true", help=f"with Kubernetes {binaries.OLDER_KUBERNETES}")
     one.add_argument("--foreground", action="store_true", help="stay until Ctrl-C")
     one.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
 
@@ -98,28 +117,39 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
 
-def build(servers: bool, programs: Sequence[str]) -> int:
+def build(servers: bool, programs: Sequence[str], shape: Shape = NO_KUBELETS) -> int:
     """Build what is missing in the cache."""
     for program in programs:
-        print(binaries.ensure(program))
-    if not programs:
-        ensure_programs()
+        print(binaries.ensure(program, older=shape.older))
+    if shape.kubelets:
+        prepare_nodes(shape)
+    elif not programs:
+        ensure_programs(older=shape.older)
     if servers:
         image = importlib.import_module("lab.image")
         image.app_image(REPO, image.server_image(REPO).tree)
     return 0
 
 
-def up(name: str, servers: tuple[str, ...]) -> int:
+def prepare_nodes(shape: Shape) -> NodeDisk:
+    """What a lab with kubelets needs, helm included, with the image of this repository's Dockerfile on the nodes."""
+    node, container = importlib.import_module("lab.node"), importlib.import_module("lab.container")
+    binaries.ensure("helm")
+    disk: NodeDisk = node.prepare(REPO, [container.operator_image(REPO)], older=shape.older)
+    return disk
+
+
+def up(name: str, servers: tuple[str, ...], shape: Shape = NO_KUBELETS) -> int:
     """Start a lab in the background and wait until it is ready."""
     network.check_machine()
     rundir.assert_free(rundir.of(name))
-    build(bool(servers), ())  # here, where its progress is seen
+    build(bool(servers), (), shape)  # here, where its progress is seen
     began = time.monotonic()
     reader, writer = os.pipe()
     argv = [sys.executable, "-m", "lab", "up", "--foreground", "--name", name, "--ready-fd", str(writer)]
     if servers:
         argv += ["--servers", ",".join(servers)]
+    argv += ["--kubelets"] * shape.kubelets + ["--older"] * shape.older
     supervisor = subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,
@@ -158,7 +188,7 @@ def _read_all(reader: int, timeout: float) -> str:
         parts.append(part)
 
 
-def up_foreground(name: str, servers: tuple[str, ...], ready_fd: int | None) -> int:
+def up_foreground(name: str, servers: tuple[str, ...], ready_fd: int | None, shape: Shape = NO_KUBELETS) -> int:
     """Be the process that a lab lives and dies with."""
 
     def tell(message: str) -> None:
@@ -169,12 +199,15 @@ def up_foreground(name: str, servers: tuple[str, ...], ready_fd: int | None) -> 
             ready_fd = None
 
     try:
-        if servers:
+        disk = prepare_nodes(shape) if shape.kubelets else None
+        if servers and disk is None:
             build(True, ())
-        with Lab(name) as lab:
+        with Lab(name, kubelets=shape.kubelets, older=shape.older) as lab:
             if ready_fd is not None:
                 _redirect_output(lab.run_dir / "logs" / "lab.log")
-            if servers:
+            if disk is not None:
+                importlib.import_module("lab.node").boot_nodes(lab, REPO, servers, disk)
+            elif servers:
                 importlib.import_module("lab.servers").boot(lab, REPO, servers, timeout=SERVER_SECONDS * len(servers))
             tell("ready")
             status(name)
@@ -217,9 +250,9 @@ def status(name: str) -> int:
     print(f"  logs        {run_dir}/logs, {run_dir}/audit.log")
     for entry in Ledger(run_dir).alive():
         print(f"  process     {entry}")
-    print(f"use it:    python -m lab shell{option} -- kubectl get namespaces")
-    print(f"a shell:   python -m lab shell{option} [SERVER]")
-    print(f"end it:    python -m lab down{option}")
+    print(f"use it:    {COMMAND} shell{option} -- kubectl get namespaces")
+    print(f"a shell:   {COMMAND} shell{option} [SERVER]")
+    print(f"end it:    {COMMAND} down{option}")
     return 0
 
 
@@ -237,7 +270,8 @@ def shell(name: str, command: Sequence[str]) -> NoReturn:
     """Become a shell, or a command, inside a lab's network."""
     run_dir = rundir.of(name)
     record = rundir.live(run_dir)
-    environment = user_environment(record.kubectl, record.kubeconfig)
+    helm = binaries.built("helm")
+    environment = user_environment(record.kubectl, record.kubeconfig, *([helm] if helm else []))
     environment["KUBEFLASH_LAB"] = name
     environment[network.INSIDE] = str(Path(f"/proc/{record.pid}/ns/net").stat().st_ino)
     if not command:

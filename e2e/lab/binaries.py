@@ -67,17 +67,21 @@ class Program:
 
 
 KUBERNETES = "v1.37.2"
+OLDER_KUBERNETES = "v1.34.4"
+"""The oldest that KubeFlash is tested with, from its control plane to its kubelets."""
 HELM = "v4.3.1"
 _KUBE_VERSION = "k8s.io/component-base/version."
-_KUBE_SYMBOLS = {  # without them clients see version 0.0
-    f"{_KUBE_VERSION}gitVersion": KUBERNETES,
-    f"{_KUBE_VERSION}gitMajor": "1",
-    f"{_KUBE_VERSION}gitMinor": "37",
-}
 
 
-def _kubernetes(name: str, about: str) -> Program:
-    source = Source(KUBERNETES, "kubernetes", f"k8s.io/kubernetes/cmd/{name}", _KUBE_SYMBOLS, about)
+def _kubernetes(name: str, about: str, version: str = KUBERNETES) -> Program:
+    major, minor, _ = version.removeprefix("v").split(".")
+    symbols = {  # without them clients see version 0.0
+        f"{_KUBE_VERSION}gitVersion": version,
+        f"{_KUBE_VERSION}gitMajor": major,
+        f"{_KUBE_VERSION}gitMinor": minor,
+    }
+    module = "kubernetes" if version == KUBERNETES else f"kubernetes-{major}.{minor}"
+    source = Source(version, module, f"k8s.io/kubernetes/cmd/{name}", symbols, about)
     return Program(name, (1, 35, 0), ("--version",), source)
 
 
@@ -106,12 +110,23 @@ PROGRAMS = {
         ),
     )
 }
+OLDER = {
+    name: _kubernetes(name, PROGRAMS[name].source.about, OLDER_KUBERNETES)
+    for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
+}
+"""Of the older Kubernetes: always built, never found."""
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kubectl")
 """What a lab cannot start without. The others are built when they are asked for."""
+MANAGERS = ("kube-controller-manager", "kube-scheduler")
+"""What a lab with kubelets needs besides."""
 
 
-def ensure(name: str) -> Path:
+def ensure(name: str, *, older: bool = False) -> Path:
     """The path of a program that fits; built first if need be, which may take minutes.
+
+    Args:
+        name: Of `PROGRAMS`.
+        older: Whether the older Kubernetes' is wanted, if it is Kubernetes' own.
 
     Raises:
         LabError: The lab knows no such program.
@@ -119,6 +134,8 @@ def ensure(name: str) -> Path:
     """
     if name not in PROGRAMS:
         raise LabError(f"no program {name!r} in the lab's table: {', '.join(PROGRAMS)}")
+    if older and name in OLDER:
+        return _built(OLDER[name])
     program = PROGRAMS[name]
     for candidate in _candidates(name):
         version = version_of(candidate, program.version_arguments)
@@ -128,9 +145,22 @@ def ensure(name: str) -> Path:
         else:
             cache.say(f"taking {candidate} ({_dotted(version)})")
             return candidate
+    return _built(program)
+
+
+def _built(program: Program) -> Path:
     build = partial(_build_go if program.source.package else _install_wheel, program)
-    key = f"{program.source.version}-{_fingerprint(program)}"
-    return cache.artifact(name, key, build, about=program.source.about) / "bin" / name
+    return cache.artifact(program.name, _key(program), build, about=program.source.about) / "bin" / program.name
+
+
+def built(name: str) -> Path | None:
+    """The path of a program that `ensure` has built before; None when it has not."""
+    path = cache.folder() / name / _key(PROGRAMS[name]) / "bin" / name
+    return path if path.exists() else None
+
+
+def _key(program: Program) -> str:
+    return f"{program.source.version}-{_fingerprint(program)}"
 
 
 def version_of(path: Path, arguments: tuple[str, ...]) -> Version | None:

@@ -47,7 +47,15 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def artifact(name: str, key: str, build: Build, *, about: str = "", offline: bool = False) -> Path:
+def artifact(
+    name: str,
+    key: str,
+    build: Build,
+    *,
+    about: str = "",
+    offline: bool = False,
+    unused_days: float = UNUSED_DAYS,
+) -> Path:
     """The folder of an artifact, built if it is not there.
 
     It is built in a folder beside and renamed when it is whole, so a build that crashed never counts. Two processes do
@@ -59,6 +67,7 @@ def artifact(name: str, key: str, build: Build, *, about: str = "", offline: boo
         build: Fills the empty folder it is given; the folder's own path must not end up in the content.
         about: How long that takes, for the progress line, such as ``about 5 min``.
         offline: Whether building needs no downloads, and so may happen inside a lab's network.
+        unused_days: After how many days others of this name are removed that nobody asked for.
 
     Raises:
         LabTimeout: Another process has been building it for an hour.
@@ -77,7 +86,7 @@ def artifact(name: str, key: str, build: Build, *, about: str = "", offline: boo
     with _locked(final.parent / f".{key}.lock", f"{name} {key}"):
         if not final.is_dir():
             _build(final, name, build, about)
-            _remove_unused(final)
+            _remove_unused(final, unused_days)
     return final
 
 
@@ -142,9 +151,9 @@ def _touch(path: Path) -> None:
         os.utime(path)
 
 
-def _remove_unused(latest: Path) -> None:
-    horizon = time.time() - UNUSED_DAYS * 86_400
+def _remove_unused(latest: Path, days: float) -> None:
+    horizon = time.time() - days * 86_400
     for other in latest.parent.iterdir():
         if other.is_dir() and not other.name.startswith(".") and other.stat().st_mtime < horizon:
-            say(f"removing {other}: not used for {UNUSED_DAYS:.0f} days")
+            say(f"removing {other}: not used for {days:.0f} days")
             shutil.rmtree(other)

@@ -1,9 +1,9 @@
-"""A real etcd and kube-apiserver in the lab's network.
+"""A real etcd and kube-apiserver in the lab's network; for labs with kubelets the rest of a control plane, too.
 
-What is *not* there, on purpose: no kube-controller-manager, so deleted namespaces stay Terminating, owners' deletion
-deletes no dependants, nobody makes the ``default`` service accounts or ConfigMaps with the CA, the ClusterRoles
-``admin``, ``edit`` and ``view`` stay empty, and Deployments get no pods; no scheduler, so pods stay Pending unless they
-name their node. Tests make what they need.
+What is else *not* there, on purpose: no kube-controller-manager, so deleted namespaces stay Terminating, owners'
+deletion deletes no dependants, nobody makes the ``default`` service accounts or ConfigMaps with the CA, the
+ClusterRoles ``admin``, ``edit`` and ``view`` stay empty, and Deployments get no pods; no scheduler, so pods stay
+Pending unless they name their node. Tests make what they need. A cloud's part and kube-proxy are never there.
 """
 
 from __future__ import annotations
@@ -55,15 +55,19 @@ class Programs:
         etcd: 3.5 or later.
         kube_apiserver: 1.35 or later.
         kubectl: 1.36 or later.
+        kube_controller_manager: Of kube-apiserver's version; None where no kubelet is.
+        kube_scheduler: The same.
     """
 
     etcd: Path
     kube_apiserver: Path
     kubectl: Path
+    kube_controller_manager: Path | None = None
+    kube_scheduler: Path | None = None
 
 
 class ControlPlane:
-    """etcd and kube-apiserver. Start, stop and resume from the main thread."""
+    """etcd, kube-apiserver, and what else there is a program of. Start, stop and resume from the main thread."""
 
     def __init__(
         self,
@@ -87,6 +91,7 @@ class ControlPlane:
         self.audit_log = run_dir / "audit.log"
         self._authority = Authority(run_dir / "pki")
         self.ca_file = self._authority.certificate
+        self._signing, self._signed_by = self._authority.signing_key("service-accounts")
         self._minting = threading.RLock()
         self._numbers = itertools.count()
         self._kubeconfigs: dict[tuple[str, tuple[str, ...], str], Path] = {}
@@ -94,6 +99,7 @@ class ControlPlane:
         self._apiserver = ManagedProcess(
             "kube-apiserver", [*self._apiserver_argv(audit_level), *apiserver_arguments], run_dir=run_dir
         )
+        self._managers = self._make_managers()
         certificate, key = self._authority.client("probe", "kubeflash-lab:probe", ["system:masters"])
         self._tls = ssl.create_default_context(cafile=self.ca_file)
         self._tls.load_cert_chain(certificate, key)
@@ -101,7 +107,7 @@ class ControlPlane:
     # --- life ---
 
     def start(self) -> None:
-        """Start both, and wait until the API server is ready.
+        """Start all, and wait until the API server is ready.
 
         Raises:
             ProcessDied: One ended instead.
@@ -111,19 +117,24 @@ class ControlPlane:
             self._etcd.start()
             self._etcd.wait_ready(_etcd_healthy, timeout=_READY_TIMEOUT)
         self.resume()
+        for manager in self._managers:
+            if not manager.running:
+                manager.start()
 
     def stop(self) -> None:
-        """Stop both and wait until their ports are free. Safe to call again.
+        """Stop all and wait until their ports are free. Safe to call again.
 
         Raises:
             LabTimeout: A port stayed taken.
         """
         with contextlib.ExitStack() as stack:  # etcd is stopped whatever becomes of the other
             stack.callback(self._stop_etcd)
-            self.pause()
+            stack.callback(self.pause)
+            for manager in self._managers:
+                manager.stop()
 
     def restart(self) -> None:
-        """Stop both and start them again, with all their data: identities stay good."""
+        """Stop all and start them again, with all their data: identities stay good."""
         self.stop()
         self.start()
 
@@ -315,6 +326,21 @@ class ControlPlane:
 
     # --- command lines ---
 
+    def _make_managers(self) -> list[ManagedProcess]:
+        """The controller manager and the scheduler, one of each: nobody to elect a leader from."""
+        common = ("--leader-elect=false", "--bind-address=127.0.0.1")
+        managers = []
+        if (program := self.programs.kube_controller_manager) is not None:
+            kubeconfig = self.kubeconfig("system:kube-controller-manager")
+            argv: list[str | Path] = [program, "--kubeconfig", kubeconfig, *common, "--use-service-account-credentials"]
+            argv += ["--service-account-private-key-file", self._signing, "--root-ca-file", self.ca_file]
+            managers.append(ManagedProcess("kube-controller-manager", argv, run_dir=self.run_dir))
+        if (program := self.programs.kube_scheduler) is not None:
+            kubeconfig = self.kubeconfig("system:kube-scheduler")
+            argv = [program, "--kubeconfig", kubeconfig, *common]
+            managers.append(ManagedProcess("kube-scheduler", argv, run_dir=self.run_dir))
+        return managers
+
     def _etcd_argv(self) -> list[str | Path]:
         return [
             self.programs.etcd,
@@ -330,7 +356,6 @@ class ControlPlane:
         kubelet_certificate, kubelet_key = self._authority.client(
             "kube-apiserver-to-kubelets", "kube-apiserver-kubelet-client", ["system:masters"]
         )
-        private, public = self._authority.signing_key("service-accounts")
         policy = self.run_dir / "audit-policy.json"
         policy.write_text(json.dumps(_audit_policy(audit_level)))
         flags: dict[str, str | Path] = {
@@ -346,8 +371,8 @@ class ControlPlane:
             "allow-privileged": "true",
             "service-cluster-ip-range": SERVICE_CIDR,
             "service-account-issuer": "https://kubernetes.default.svc",
-            "service-account-key-file": public,
-            "service-account-signing-key-file": private,
+            "service-account-key-file": self._signed_by,
+            "service-account-signing-key-file": self._signing,
             "kubelet-client-certificate": kubelet_certificate,
             "kubelet-client-key": kubelet_key,
             "kubelet-preferred-address-types": "InternalIP",
@@ -400,10 +425,10 @@ def clean_environment() -> dict[str, str]:
     }
 
 
-def user_environment(kubectl: str | Path, kubeconfig: str | Path) -> dict[str, str]:
-    """What a user's shell has for a cluster: its kubeconfig; kubectl, and the plugins of this Python, on the PATH."""
+def user_environment(kubectl: str | Path, kubeconfig: str | Path, *programs: Path) -> dict[str, str]:
+    """What a user's shell has for a cluster: its kubeconfig; programs and the plugins of this Python on the PATH."""
     environment = clean_environment()
-    folders = (Path(kubectl).parent, Path(sys.executable).parent)
+    folders = (Path(kubectl).parent, Path(sys.executable).parent, *(program.parent for program in programs))
     environment["PATH"] = os.pathsep.join([*map(str, folders), environment.get("PATH", os.defpath)])
     environment["KUBECONFIG"] = str(kubeconfig)
     return environment

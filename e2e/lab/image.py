@@ -50,8 +50,8 @@ PACKAGES = (
 )
 """What a server needs to run the agent by itself."""
 
-NODE_PACKAGES: tuple[str, ...] = ()
-"""What it needs besides to be a Kubernetes node (containerd, runc, CNI plugins): for the tier with kubelets."""
+NODE_PACKAGES = ("containerd", "containernetworking-plugins", "iptables", "runc")
+"""What it needs besides to be a Kubernetes node; the kubelet comes with `node.node_disk`."""
 
 KERNEL_PACKAGE = "linux-image-amd64"
 

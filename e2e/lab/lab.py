@@ -35,14 +35,19 @@ class Server(Protocol):
         """Switch it off at once, whatever state it is in. Safe to call again."""
 
 
-def ensure_programs() -> Programs:
-    """The control plane's programs, built first if need be: once, about 6 minutes.
+def ensure_programs(*, kubelets: bool = False, older: bool = False) -> Programs:
+    """The control plane's programs, built first if need be: once, about 6 minutes, and 3 more for kubelets.
+
+    Args:
+        kubelets: Whether kube-controller-manager and kube-scheduler are wanted, too.
+        older: Whether all that is Kubernetes' own is `binaries.OLDER_KUBERNETES`.
 
     Raises:
         BuildError: One could not be built.
     """
-    etcd, kube_apiserver, kubectl = (binaries.ensure(name) for name in binaries.CONTROL_PLANE)
-    return Programs(etcd, kube_apiserver, kubectl)
+    etcd, kube_apiserver, kubectl = (binaries.ensure(name, older=older) for name in binaries.CONTROL_PLANE)
+    managers = (binaries.ensure(name, older=older) for name in binaries.MANAGERS) if kubelets else ()
+    return Programs(etcd, kube_apiserver, kubectl, *managers)
 
 
 class Lab:
@@ -59,6 +64,8 @@ class Lab:
         *,
         audit_level: AuditLevel = "Metadata",
         apiserver_arguments: Sequence[str] = (),
+        kubelets: bool = False,
+        older: bool = False,
         keep_logs: Path | None = None,
     ) -> None:
         """Describe a lab; nothing happens before ``with``.
@@ -67,12 +74,15 @@ class Lab:
             name: Only one lab of a name can be up on a machine.
             audit_level: See `ControlPlane`.
             apiserver_arguments: See `ControlPlane`.
+            kubelets: Whether pods are to run: with kube-controller-manager and kube-scheduler.
+            older: See `ensure_programs`.
             keep_logs: Where to put a copy of the logs when the lab goes down; ``$KUBEFLASH_LAB_LOGS`` when None.
         """
         self.name = name
         self.run_dir = rundir.of(name)
         self._audit_level = audit_level
         self._apiserver_arguments = tuple(apiserver_arguments)
+        self._kubelets, self._older = kubelets, older
         kept = os.environ.get("KUBEFLASH_LAB_LOGS")
         self._keep_logs = keep_logs or (Path(kept) / name if kept else None)
         self._servers: dict[str, Server] = {}
@@ -90,7 +100,7 @@ class Lab:
             LabError: Something failed; what was up is down again.
         """
         check_machine()
-        programs = ensure_programs()
+        programs = ensure_programs(kubelets=self._kubelets, older=self._older)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._signals)
             stack.enter_context(rundir.claim(self.run_dir))

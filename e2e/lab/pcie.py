@@ -152,17 +152,19 @@ def needs_start(ssd: Ssd) -> bool:
 
 
 def numa_arguments(spec: ServerSpec) -> list[str]:
-    """QEMU's arguments for CPUs and memory, divided between the NUMA nodes."""
+    """QEMU's arguments for CPUs and memory, divided between the NUMA nodes; a single CPU is all node 0's."""
     megabytes = spec.memory >> 20
     share = megabytes // spec.nodes
-    arguments = ["-m", f"{share * spec.nodes}M", "-smp", f"{spec.cpus},sockets={spec.nodes},maxcpus={spec.cpus}"]
-    if spec.cpus % spec.nodes:
+    sockets = min(spec.cpus, spec.nodes)
+    arguments = ["-m", f"{share * spec.nodes}M", "-smp", f"{spec.cpus},sockets={sockets},maxcpus={spec.cpus}"]
+    if spec.cpus % sockets:
         raise LabError(f"server {spec.name}: {spec.cpus} CPUs do not divide between {spec.nodes} NUMA nodes")
-    per_node = spec.cpus // spec.nodes
+    per_node = spec.cpus // sockets
     for node in range(spec.nodes):
         first = node * per_node
+        cpus = f",cpus={first}-{first + per_node - 1}" if node < sockets else ""
         arguments += ["-object", f"memory-backend-ram,id=memory{node},size={share}M"]
-        arguments += ["-numa", f"node,nodeid={node},memdev=memory{node},cpus={first}-{first + per_node - 1}"]
+        arguments += ["-numa", f"node,nodeid={node},memdev=memory{node}{cpus}"]
     return arguments
 
 

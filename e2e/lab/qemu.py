@@ -107,6 +107,11 @@ class Files:
         """Its ``/etc/hosts``."""
         return self.folder / "hosts"
 
+    @property
+    def node_disk(self) -> Path:
+        """The server's own changes over the disk that makes it a Kubernetes node."""
+        return self.folder / "node.qcow2"
+
     def namespace(self, ssd: Ssd, number: int) -> Path:
         """The file behind a namespace of an SSD, numbered from 1."""
         return self.folder / f"ssd-{ssd.serial}-n{number}.raw"
@@ -135,6 +140,25 @@ class Fault:
     reads: bool = True
     writes: bool = True
     sectors: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Membership:
+    """What makes a server a node of a cluster.
+
+    Attributes:
+        disk: Backing file of the disk with its kubelet and images.
+        kubeconfig: The kubelet's.
+        ca: Certificate of the authority that its callers' certificates are signed by.
+    """
+
+    disk: Path
+    kubeconfig: Path
+    ca: Path
+
+    def files(self) -> tuple[tuple[str, Path], ...]:
+        """What the server reads of it at boot, by QEMU's names of such files."""
+        return (("opt/kubeflash/kubelet", self.kubeconfig), ("opt/kubeflash/ca", self.ca))
 
 
 CARDS = {"main": "cable", "storage": "cable-storage"}
@@ -238,6 +262,7 @@ def command_line(
     *,
     faults: Mapping[tuple[str, int], Fault] | None = None,
     warnings: Mapping[str, int] | None = None,
+    node: Membership | None = None,
 ) -> list[str]:
     """Everything QEMU is started with.
 
@@ -250,28 +275,25 @@ def command_line(
         plugged: Port name → the SSD in it.
         faults: Serial number and number of a namespace → what is wrong with it.
         warnings: See `pcie.all_devices`.
+        node: What makes it a Kubernetes node; None for a server that is none.
     """
     files.check()
-    root = {
-        "node-name": "root",
-        "driver": "qcow2",
-        "discard": "unmap",
-        "cache": {"no-flush": True},  # QEMU's death loses nothing; only the host's would
-        "file": {"driver": "file", "filename": str(files.root_disk), "discard": "unmap"},
-    }
     app_disk = {
         "node-name": "app",
         "driver": "raw",
         "read-only": True,
         "file": {"driver": "file", "filename": str(app)},
     }
-    blocks: list[Mapping[str, object]] = [root, app_disk]
+    blocks: list[Mapping[str, object]] = [_own_disk("root", files.root_disk), app_disk]
+    if node is not None:
+        blocks.append(_own_disk("node", files.node_disk))
     for ssd in plugged.values():
         for number in range(1, ssd.namespaces + 1):
             blocks += block_nodes(files, ssd, number, (faults or {}).get((ssd.serial, number)))
     devices: list[Mapping[str, object]] = [
         {"driver": "virtio-blk-pci", "drive": "root", "serial": "root"},
         {"driver": "virtio-blk-pci", "drive": "app", "serial": "app"},
+        *([{"driver": "virtio-blk-pci", "drive": "node", "serial": "node"}] if node is not None else []),
         *(_card(spec.name, network) for network in CARDS if network in taps),
         {"driver": "virtio-serial-pci", "id": "ports"},
         {"driver": "virtconsole", "chardev": "console"},
@@ -289,6 +311,7 @@ def command_line(
         *("-append", " ".join(KERNEL_ARGUMENTS)),
         *("-fw_cfg", f"name=opt/kubeflash/server,file={files.facts}"),
         *("-fw_cfg", f"name=opt/kubeflash/hosts,file={files.hosts}"),
+        *(word for name, path in (node.files() if node else ()) for word in ("-fw_cfg", f"name={name},file={path}")),
         *("-qmp", f"unix:{files.monitor_socket},server=on,wait=off"),
         *("-serial", f"file:{files.early_log}"),
         *("-chardev", _console(files), "-chardev", f"socket,id=agent,path={files.agent_socket},server=on,wait=off"),
@@ -296,6 +319,17 @@ def command_line(
         *(word for block in blocks for word in ("-blockdev", json.dumps(block))),
         *(word for device in devices for word in ("-device", json.dumps(device))),
     ]
+
+
+def _own_disk(name: str, path: Path) -> dict[str, object]:
+    """A disk of the server's own over one that all start from."""
+    return {
+        "node-name": name,
+        "driver": "qcow2",
+        "discard": "unmap",
+        "cache": {"no-flush": True},  # QEMU's death loses nothing; only the host's would
+        "file": {"driver": "file", "filename": str(path), "discard": "unmap"},
+    }
 
 
 def _card(server: str, network: str) -> dict[str, object]:

@@ -73,6 +73,7 @@ class VirtualServer:
         network: Cables,
         hosts: Mapping[str, str],
         gateway: str = "10.77.0.1",
+        node: qemu.Membership | None = None,
     ) -> None:
         """Describe a server; nothing is started.
 
@@ -84,6 +85,7 @@ class VirtualServer:
             network: The lab's network.
             hosts: Host name → IPv4 address, for its ``/etc/hosts``.
             gateway: Its default route.
+            node: What makes it a Kubernetes node, at every boot; None for a server that is none.
         """
         self.spec = spec
         self.image = image
@@ -93,6 +95,7 @@ class VirtualServer:
         self._network = network
         self._hosts = dict(hosts)
         self._gateway = gateway
+        self._node = node
         self._ports = pcie.layout(spec).ports
         self._plugged = dict(pcie.layout(spec).ssds)
         self._ssds = {ssd.serial: ssd for ssd in spec.ssds()}
@@ -150,6 +153,7 @@ class VirtualServer:
             self._plugged,
             faults=self._faults,
             warnings=self._warnings,
+            node=self._node,
         )
         self._subsystems = {ssd.serial for ssd in self._plugged.values() if ssd.dual_port}
         self._process = ManagedProcess(self.name, argv, run_dir=self._run_dir).start()
@@ -591,9 +595,13 @@ class VirtualServer:
         self.files.hosts.write_text(qemu.hosts_file(self._hosts))
         for path in (self.files.monitor_socket, self.files.agent_socket, self.files.console_socket):
             path.unlink(missing_ok=True)
-        if not self.files.root_disk.exists():
-            base = ["-F", "raw", "-b", str(self.image.disk)]
-            run(["qemu-img", "create", "-q", "-f", "qcow2", *base, str(self.files.root_disk)], timeout=60)
+        disks = [(self.files.root_disk, self.image.disk)]
+        if self._node is not None:
+            disks.append((self.files.node_disk, self._node.disk))
+        for own, base in disks:
+            if not own.exists():
+                backing = ["-F", "raw", "-b", str(base)]
+                run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, str(own)], timeout=60)
         for ssd in self._plugged.values():
             self._make_ssd(ssd)
 
@@ -766,6 +774,7 @@ def boot(
     names: Sequence[str | ServerSpec],
     *,
     prepare: Callable[[VirtualServer], None] | None = None,
+    node: Callable[[ServerSpec], qemu.Membership] | None = None,
     timeout: float = 240,
 ) -> dict[str, VirtualServer]:
     """Add the servers of these specifications to a lab and wait until they have booted. Main thread only.
@@ -774,6 +783,7 @@ def boot(
         lab: One that is up.
         repo: The repository's root. What servers start from must be built: see `image.server_image`.
         names: Of specifications, such as ``gpu-a``; or a specification itself.
+        node: Makes each a Kubernetes node: see `cluster.membership`.
         prepare: Called with each server before it is switched on for the first time, to fill its SSDs' image files.
         timeout: Seconds for all of them.
 
@@ -785,7 +795,16 @@ def boot(
     specs = [spec.load(name) if isinstance(name, str) else name for name in names]
     hosts = {one.name: one.ip for one in specs}
     made = [
-        VirtualServer(one, image=base, app=app, run_dir=lab.run_dir, network=lab.network, hosts=hosts) for one in specs
+        VirtualServer(
+            one,
+            image=base,
+            app=app,
+            run_dir=lab.run_dir,
+            network=lab.network,
+            hosts=hosts,
+            node=node(one) if node is not None else None,
+        )
+        for one in specs
     ]
     for server in made:
         if prepare is not None:

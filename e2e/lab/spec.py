@@ -224,7 +224,7 @@ def _check(spec: ServerSpec) -> None:
     _unique("root bus", [str(root.bus) for root in spec.roots])
     for address in filter(None, (spec.address, spec.storage)):
         _check_address(spec, address)
-    if spec.cpus < spec.nodes:
+    if spec.cpus < spec.nodes and spec.cpus != 1:
         raise LabError(f"server {spec.name}: {spec.cpus} CPUs cannot be dealt out to {spec.nodes} NUMA nodes")
     if any(root.node >= spec.nodes for root in spec.roots):
         raise LabError(f"server {spec.name}: NUMA nodes must be numbered from 0 without gaps")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from api.objects import CRDS, body_of, delete_all, send
+from api.objects import CRDS, body_of, delete_all, empty, send
 from fleet import Fleet
 from kubeflash.api.v1alpha1 import Resource
 from kubeflash.kube.client import Client, load_configuration
@@ -42,7 +42,13 @@ def cluster(lab: Lab) -> ControlPlane:
 
 
 @pytest.fixture(scope="module")
-def fleet(lab: Lab, cluster: ControlPlane) -> Iterator[Fleet]:
+def emptied(cluster: ControlPlane, client: Client) -> None:
+    """A cluster without Nodes, objects of KubeFlash, Leases and events: what a module sees is its own."""
+    empty(client)
+
+
+@pytest.fixture(scope="module")
+def fleet(lab: Lab, emptied: None) -> Iterator[Fleet]:
     """A controller that runs in this cluster, and what tests ask of both; no agents yet."""
     made = Fleet(lab)
     made.install()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from kubeflash.api.v1alpha1 import KINDS, Resource
+from kubeflash.kube.builtin import EVENT, LEASE, Node
 from kubeflash.kube.client import Client, api_version, path_of
+from kubeflash.kube.errors import NotFound
 
 CRDS = Path(__file__).parents[2] / "crds"
 KIND = {kind.info.kind: kind for kind in KINDS}
@@ -35,3 +38,19 @@ def delete_all(client: Client) -> None:
     for kind in KINDS:
         namespace = "default" if kind.info.scope == "Namespaced" else None
         client.call("DELETE", path_of(kind.info, namespace), query={"labelSelector": "=".join(MARK)})
+
+
+def empty(client: Client) -> None:
+    """Takes away all Nodes, KubeFlash's objects, its Leases and all events. Nothing of KubeFlash may run."""
+    client.call("DELETE", path_of(Node.info, None))
+    for info in (LEASE, EVENT):
+        for namespace in {found["metadata"]["namespace"] for found in client.list(info)} - {"kube-system"}:
+            client.call("DELETE", path_of(info, namespace))
+    for kind in KINDS:  # whoever wants to do something first
+        for found in client.list(kind.info):
+            it = kind.from_json(found)
+            path = path_of(kind.info, it.metadata.namespace, it.metadata.name)
+            merge = "application/merge-patch+json"
+            client.call("PATCH", path, body={"metadata": {"finalizers": None}}, content_type=merge)
+            with suppress(NotFound):  # it was only waiting for that
+                client.call("DELETE", path)

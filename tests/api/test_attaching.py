@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 
@@ -52,9 +51,8 @@ def look_again(fleet: Fleet, *names: str) -> None:
         fleet.kubectl("annotate", "--overwrite", "flashnode", name, f"look={time.monotonic_ns()}")
 
 
-def events(fleet: Fleet, name: str) -> set[str]:
-    found = json.loads(fleet.kubectl("get", "events.v1.events.k8s.io", "-n", NAMESPACE, "-o", "json"))["items"]
-    return {item["reason"] for item in found if item["regarding"]["name"] == name}
+def reasons(fleet: Fleet, name: str) -> set[str]:
+    return {item["reason"] for item in fleet.events(about=name)}
 
 
 def wait_reason(fleet: Fleet, name: str, reason: str, kind: str = "Ready") -> JSON:
@@ -133,11 +131,11 @@ def test_every_network_of_the_pool_is_a_path_and_one_that_comes_late_is_seen(fle
     look_again(fleet, "gpu-b")
     fleet.wait_ready("flashattachment", "n0-on-b", timeout=60)
     deadline = time.monotonic() + 20
-    while not {"Connected", "Reconnecting", "Lost"} <= events(fleet, "n0-on-b"):
-        assert time.monotonic() < deadline, events(fleet, "n0-on-b")
+    while not {"Connected", "Reconnecting", "Lost"} <= reasons(fleet, "n0-on-b"):
+        assert time.monotonic() < deadline, reasons(fleet, "n0-on-b")
         time.sleep(0.2)
     fleet.delete("flashattachment", "n0-on-b")
-    assert "Fenced" in events(fleet, "n0-on-b")
+    assert "Fenced" in reasons(fleet, "n0-on-b")
     fleet.delete("flashvolume", "n0")
     fleet.kubectl("delete", "flashpool", "nets")
     server.addresses = ["10.0.0.1"]
@@ -161,7 +159,7 @@ def test_without_authentication_it_works_and_is_said_aloud(fleet: Fleet, simulat
     found = fleet.wait_ready("flashattachment", "o0-on-b", timeout=30)
     assert condition(found, "Secured")["reason"] == "NoAuthentication"
     assert "keys" not in found["status"]
-    assert "NoAuthentication" in events(fleet, "o0-on-b")
+    assert "NoAuthentication" in reasons(fleet, "o0-on-b")
     assert "none!" in fleet.flash("attachments", "-n", NAMESPACE)
     fleet.delete("flashattachment", "o0-on-b")
     fleet.delete("flashvolume", "o0")
@@ -216,7 +214,7 @@ def test_a_fence_that_does_not_return_is_an_alarm_and_the_volume_goes_to_nobody_
         )
         assert "does the SSD answer?" in condition(stuck, "Ready")["message"]
         assert condition(volumes.get("flashattachment", "f1"), "Ready")["status"] == "False"
-        assert "FenceStuck" in events(volumes, "f0")
+        assert "FenceStuck" in reasons(volumes, "f0")
     finally:
         server.slow.clear()
     volumes.wait_gone("flashattachment", "f0", timeout=60)

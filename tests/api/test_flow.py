@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 import pytest
 
 from fleet import NAMESPACE, Fleet, attachment, condition, pool, volume
+from kubeflash.kube.builtin import EVENT, Node
 from kubeflash.kube.client import Client
+from kubeflash.kube.events import CLUSTER_NAMESPACE, event
 from lab.errors import CommandError, LabTimeout
 from support import scenarios
 from support.simulated import Network, SimulatedServer, gpu, ssd
@@ -40,11 +42,6 @@ def test_the_flashnode_says_what_the_server_has(fleet, simulation):
     assert scenarios.nearest_serial(fleet, "gpu-a", GPU) == ("A1", "PIX")
 
 
-def events_about(fleet, node: str) -> list[dict]:
-    items = json.loads(fleet.kubectl("get", "events.v1.events.k8s.io", "-n", "default", "-o", "json"))["items"]
-    return [item for item in items if item["regarding"]["name"] == node and item["reason"] == "PairsChanged"]
-
-
 def wait_sound(fleet, reason: str) -> dict:
     reached = lambda it: condition(it, "TopologySound").get("reason") == reason  # noqa: E731
     return fleet.wait("flashnode", "gpu-a", reached, namespace=None, timeout=30)
@@ -63,6 +60,17 @@ def without(fleet, server: SimulatedServer, ssd_id: str) -> Iterator[None]:
         fleet.kubectl(*look, f"look=with-{time.monotonic_ns()}")
 
 
+def test_an_event_that_regards_nothing_does_not_hide_the_others(fleet, client):
+    """The API server makes such ones itself, now and then, on a busy machine."""
+    node = Node.from_json({"metadata": {"name": "somebody"}})
+    words = {"reason": "Regarded", "action": "Try", "note": "tried", "component": "tests"}
+    named = event(node, kind="Warning", **words, now=datetime.now(UTC))
+    for regarding in ({"apiVersion": "v1", "kind": "Node"}, named["regarding"]):
+        client.create(EVENT, named | {"regarding": regarding}, CLUSTER_NAMESPACE)
+    assert [item["regarding"].get("name") for item in fleet.events("Regarded", about="somebody")] == ["somebody"]
+    assert len(fleet.events("Regarded")) == 2
+
+
 def test_when_an_ssd_goes_pairs_change_an_event_says_so_and_what_was_better_stays_visible(fleet, simulation):
     server = simulation.servers["gpu-a"]
     before = fleet.get("flashnode", "gpu-a", None)["status"]
@@ -71,7 +79,7 @@ def test_when_an_ssd_goes_pairs_change_an_event_says_so_and_what_was_better_stay
         ("0000:22:00.0", "A2-1", "PIX"),
     ]
     assert condition({"status": before}, "TopologySound")["reason"] == "Sound"
-    assert events_about(fleet, "gpu-a") == [], "the first pairs of a server are no change"
+    assert fleet.events("PairsChanged", about="gpu-a") == [], "the first pairs of a server are no change"
     with without(fleet, server, "A2-1"):
         worse = wait_sound(fleet, "PairsWorse")
         assert "GPU 22:00.0 had A2-1 at PIX since 20" in condition(worse, "TopologySound")["message"]
@@ -81,7 +89,7 @@ def test_when_an_ssd_goes_pairs_change_an_event_says_so_and_what_was_better_stay
         ]
         assert worse["status"]["summary"]["neighbours"] == "1/2 PIX"
         deadline = time.monotonic() + 20
-        while not (told := events_about(fleet, "gpu-a")):
+        while not (told := fleet.events("PairsChanged", about="gpu-a")):
             assert time.monotonic() < deadline
             time.sleep(0.2)
         assert [(item["type"], item["note"]) for item in told] == [
@@ -275,14 +283,34 @@ def test_the_api_server_gone_for_a_while(fleet, simulation):
     fleet.kubectl("delete", "flashpool", "outage")
 
 
-def test_a_silent_agent_makes_its_server_s_state_unknown_until_it_is_back(fleet, simulation):
+def test_a_silent_agent_makes_its_server_s_state_unknown_and_is_believed_again_when_it_has_looked(fleet, simulation):
+    server, lease = simulation.servers["gpu-b"], ("lease", "agent-gpu-b", "kubeflash-system")
+    fleet.apply(
+        pool("silence", "A1"), volume("still", "1Mi", pool="silence"), attachment("still-on-b", "still", "gpu-b")
+    )
+    fleet.wait_ready("flashattachment", "still-on-b")
     simulation.stop("gpu-b")  # keeps its Lease: an agent that is only upgraded must not look dead
     said = fleet.wait(
         "flashnode", "gpu-b", lambda it: condition(it, "Ready").get("status") == "Unknown", namespace=None, timeout=90
     )
     assert condition(said, "Ready")["reason"] == "AgentSilent"
+    unknown = lambda it: condition(it, "Ready").get("reason") == "AgentSilent"  # noqa: E731
+    assert condition(fleet.wait("flashattachment", "still-on-b", unknown), "Connected")["status"] == "True"
+
+    server.connections.clear()  # as a boot does
+    server.slow["Connect"] = 8
+    before = fleet.get(*lease)["spec"]["renewTime"]
     simulation.start("gpu-b")
+    renewed = lambda it: it["spec"]["renewTime"] != before  # noqa: E731
+    fleet.wait(*lease[:2], renewed, namespace=lease[2], timeout=30)
+    assert condition(fleet.get("flashattachment", "still-on-b"), "Connected")["reason"] == "Lost"
+    server.slow.clear()
     fleet.wait_ready("flashnode", "gpu-b", namespace=None, timeout=40)
+    fleet.wait_ready("flashattachment", "still-on-b", timeout=40)
+    assert fleet.get("flashattachment", "still-on-b")["status"]["connection"]["state"] == "Live"
+    fleet.delete("flashattachment", "still-on-b")
+    fleet.delete("flashvolume", "still")
+    fleet.kubectl("delete", "flashpool", "silence")
 
 
 def test_a_second_controller_stands_by_and_takes_over(fleet, simulation):

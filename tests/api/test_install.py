@@ -1,4 +1,4 @@
-"""What README's "Install" says, done as it says it."""
+"""Identities of processes that run outside of pods, made as the README says it."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ def kubeconfig(cluster: ControlPlane, *words: str) -> Completed:
 @pytest.fixture
 def as_process(cluster: ControlPlane, tmp_path: Path):
     """A client with the kubeconfig that README makes for one of the processes."""
-    cluster.kubectl("apply", "-f", REPO / "deploy" / "rbac.yaml")
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", REPO / "deploy" / "kubeflash.yaml")
+    cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "installed"}})
 
-    def made(who: str) -> Client:
-        done = kubeconfig(cluster, who)
+    def made(who: str, *words: str) -> Client:
+        done = kubeconfig(cluster, who, *words)
         assert done.exit_code == 0, done.stderr_text
         (tmp_path / who).write_bytes(done.stdout)
         return Client(load_configuration(str(tmp_path / who)))
 
-    return made
+    yield made
+    cluster.kubectl("delete", "node", "installed")
 
 
 def test_the_agent_s_identity_may_do_its_work_and_no_more(as_process):
-    agent = as_process("agent")
+    agent = as_process("agent", "installed")
     body = {"apiVersion": "kubeflash.io/v1alpha1", "kind": "FlashNode", "metadata": {"name": "installed"}}
     path = "/apis/kubeflash.io/v1alpha1/flashnodes"
     agent.call("POST", path, body=body)
@@ -58,9 +60,9 @@ def test_the_controller_s_identity_makes_no_flashnodes(as_process, client):
     client.call("DELETE", "/apis/kubeflash.io/v1alpha1/flashnodes/installed")
 
 
-@pytest.mark.parametrize("words", [("root",), ()])
+@pytest.mark.parametrize("words", [("root",), (), ("agent",)])
 def test_another_process_gets_none(cluster, words):
     done = kubeconfig(cluster, *words)
     assert done.exit_code != 0
-    assert "usage: scripts/kubeconfig controller|agent" in done.stderr_text
+    assert "usage: scripts/kubeconfig controller | agent NODE" in done.stderr_text
     assert done.stdout == b""

@@ -20,7 +20,7 @@ from kubeflash.api.v1alpha1 import FlashVolume
 from kubeflash.domain import steps
 from kubeflash.domain.carving import volumes_of
 from kubeflash.host.smart import Health
-from kubeflash.kube.client import Client, load_configuration
+from kubeflash.kube.client import Client
 from lab.errors import CommandError, LabTimeout
 from lab.processes import ManagedProcess, wait_until
 from support.simulated import Network, SimulatedServer, gpu, ssd
@@ -51,13 +51,6 @@ def simulation(fleet: Fleet) -> Iterator[Simulation]:
         yield made
     for name in servers:
         fleet.kubectl("delete", "flashnode", name, "--ignore-not-found", "--wait=false")
-
-
-@pytest.fixture(scope="module")
-def client(fleet: Fleet) -> Iterator[Client]:
-    made = Client(load_configuration(str(fleet.lab.control_plane.kubeconfig())))
-    yield made
-    made.close()
 
 
 def look(fleet: Fleet, name: str) -> None:

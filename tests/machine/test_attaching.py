@@ -10,7 +10,7 @@ from fleet import Fleet, pool, volume
 from support import attaching
 from support.real import RealServers
 
-pytestmark = [pytest.mark.machine, pytest.mark.heavy, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.machine, pytest.mark.heavy, pytest.mark.long, pytest.mark.timeout(1800)]
 
 SEED = 20261129
 SHARED = {"v0": False, "v1": False, "v2": False, "v3": False, "s0": True, "s1": True}

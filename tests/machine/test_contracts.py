@@ -12,7 +12,7 @@ import pytest
 from contract import connecting, exports, reaching, securing
 from lab.servers import VirtualServer
 
-pytestmark = [pytest.mark.machine, pytest.mark.heavy, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(900)]
 
 REPO = Path(__file__).parents[2]
 PLACE = "/var/tmp/contracts"

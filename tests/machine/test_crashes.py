@@ -19,6 +19,8 @@ from support.real import MIB
 pytestmark = [pytest.mark.machine, pytest.mark.heavy, pytest.mark.timeout(900)]
 
 TESTS = "/opt/kubeflash/tests"
+EVERY = 1 if os.environ.get("KUBEFLASH_LONG") == "1" else 4
+"""Of the points at which an agent is killed, one of so many; `make heavy LONG=1` has them all."""
 KEPT, RELEASED = "2b1f0a52-7d5c-4a3e-9d1e-0d3f8f2c0001", "2b1f0a52-7d5c-4a3e-9d1e-0d3f8f2c0002"
 SERVER = {
     "name": "crash",
@@ -62,7 +64,7 @@ def kill_everywhere(server: VirtualServer, cluster: str, **wishes: JSON) -> list
         {"key": f"{NAMESPACE}/{key}", "ssd": "KFD0-1", "released": False, "exported": False, **wish}
         for key, wish in wishes.items()
     ]
-    stages = {"cluster": cluster, "stages": [{"name": "all", "wishes": all_wishes}]}
+    stages = {"cluster": cluster, "every": EVERY, "stages": [{"name": "all", "wishes": all_wishes}]}
     command = f"PYTHONPATH=$PYTHONPATH:{TESTS} python3 -m support.crashing"
     done = server.run(command, input=json.dumps(stages).encode(), timeout=600)
     return json.loads(done.stdout_text)["points"]
@@ -90,7 +92,7 @@ def test_an_agent_killed_at_every_point_of_its_work_is_followed_by_one_that_goes
     carved = {"kept": {"id": KEPT, "bytes": 64 * MIB}, "released": {"id": RELEASED, "bytes": 96 * MIB}}
     points = kill_everywhere(server, cluster, **carved)
     assert {point.split()[0] for point in points} >= {"ClaimSsd", "CarvePartition"}
-    assert len(points) > 15, points  # not always as many: udev shows partitions, too
+    assert len(points) > 15 // EVERY, points  # not always as many: udev shows partitions, too
     server.run("udevadm settle --timeout=60", timeout=90)
     listed, shown = table_and_kernel(server, "KFD0")
     assert sorted(size for _, size, _ in listed.values()) == [1 * MIB, 64 * MIB, 96 * MIB]
@@ -110,12 +112,9 @@ def test_an_agent_killed_at_every_point_of_its_work_is_followed_by_one_that_goes
     carved["released"] |= {"released": True, "fresh": False}
     server.run(f"sleep 99999 < /dev/disk/by-partuuid/{KEPT} > /dev/null 2>&1 & echo $! > /tmp/using")
     points = kill_everywhere(server, cluster, **carved)
-    assert {point.split()[0] for point in points} == {
-        "GrowPartition",
-        "ShowPartition",  # when it was killed between the table and the kernel
-        "WipePartition",
-        "RemovePartition",
-    }
+    steps = {point.split()[0] for point in points}
+    assert steps - {"ShowPartition"} == {"GrowPartition", "WipePartition", "RemovePartition"}
+    assert "ShowPartition" in steps or EVERY > 1, "no run was killed between the table and the kernel"
     assert any(" of " in point for point in points), "no run was killed in the middle of wiping"
 
     server.run("kill $(cat /tmp/using); udevadm settle --timeout=60", timeout=90)
@@ -140,7 +139,7 @@ NQN = "nqn.2026-01.io.kubeflash:subsystem:" + UID
 def kill_fabric(server: VirtualServer, cluster: str, **fabric: object) -> list[str]:
     """Brings an attachment of this server at itself to what is wished, by processes that are killed at every point."""
     asked = {"uid": UID, "volume_id": KEPT, "address": "10.77.0.14", "port": 4500, **fabric}
-    stages = {"cluster": cluster, "stages": [{"name": "all", "fabric": asked}]}
+    stages = {"cluster": cluster, "every": EVERY, "stages": [{"name": "all", "fabric": asked}]}
     command = f"PYTHONPATH=$PYTHONPATH:{TESTS} python3 -m support.crashing"
     done = server.run(command, input=json.dumps(stages).encode(), timeout=900)
     return json.loads(done.stdout_text)["points"]
@@ -169,7 +168,7 @@ def test_an_agent_killed_at_every_point_of_exporting_connecting_leaving_and_fenc
         "LinkPort",
         "Connect",
     }
-    assert len(points) > 25, points
+    assert len(points) > 25 // EVERY, points
     modes = server.run(f"stat -c %a {NVMET}/hosts/*/dhchap_key {NVMET}/hosts/*/dhchap_ctrl_key").stdout_text
     assert set(modes.split()) == {"600"}
     look = f"for s in /sys/class/nvme-subsystem/*; do if grep -qx {NQN} $s/subsysnqn; then ls $s; fi; done"

@@ -160,7 +160,7 @@ class Taken:
         self.fleet.delete("flashvolume", self.name)
 
 
-@pytest.mark.parametrize("how", [("cut",), ("frozen", "agent")], ids="+".join)
+@pytest.mark.parametrize("how", [pytest.param(("cut",), marks=pytest.mark.long), ("frozen", "agent")], ids="+".join)
 def test_a_consumer_that_cannot_be_asked_is_fenced_and_never_writes_again(fleet: Fleet, how):
     """Two ways at once, on a server each: nearly all of it is waiting."""
     taken = [Taken(fleet, server, one) for server, one in zip(("gpu-b", "gpu-c"), how, strict=False)]

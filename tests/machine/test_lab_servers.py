@@ -13,7 +13,7 @@ import pytest
 
 from lab.errors import CommandError, LabError, LabTimeout
 
-pytestmark = [pytest.mark.machine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.machine, pytest.mark.heavy, pytest.mark.long, pytest.mark.timeout(300)]
 
 BY_ID = "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_"
 

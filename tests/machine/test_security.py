@@ -286,7 +286,7 @@ def test_a_pool_without_authentication_says_so_aloud(fleet: Fleet, attacker):
     found = attached(fleet, "o0", "open")
     secured = condition(found, "Secured")
     assert (secured["status"], secured["reason"]) == ("False", "NoAuthentication")
-    there = lambda: any(item["regarding"]["name"] == "o0-on-b" for item in fleet.events("NoAuthentication"))  # noqa: E731
+    there = lambda: bool(fleet.events("NoAuthentication", about="o0-on-b"))  # noqa: E731
     wait_until("an event", there, timeout=60, interval=1)
     assert condition(fleet.get("flashattachment", "s0-on-b"), "Secured")["status"] == "True"
     known = secrets_of(fleet, "o0-on-b")

@@ -9,8 +9,10 @@ SIGKILL at the first point at which none was killed before. Points are the start
 `Executor.apply`, the end of every command in it, and every piece of a wipe. Nobody cleans up behind it: the next run
 finds what is. A stage is done when a run comes to its end.
 
-    {"cluster": ID, "stages": [{"name": …, "wishes": [arguments of VolumeWish, …]},
+    {"cluster": ID, "every": 2, "stages": [{"name": …, "wishes": [arguments of VolumeWish, …]},
                                {"name": …, "fabric": {arguments of Fabric}}, …]}
+
+With `every` above 1 a run is killed at the start of each step, and at one of so many other points, always the same.
 
 A stage of exports and connections has the server as storage server and consumer at once, over an address of its own;
 each change in configfs and each connect and disconnect is a point, too.
@@ -32,6 +34,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from typing import Any
+from zlib import crc32
 
 from kubeflash.agent import execute
 from kubeflash.agent.execute import Executor
@@ -59,8 +62,8 @@ MOST_ROUNDS = 20
 class Points:
     """Where a run may be killed; `seen` are those where one was. Told by a pipe, for nothing else outlives the kill."""
 
-    def __init__(self, seen: set[str], pipe: int) -> None:
-        self._seen, self._pipe = seen, pipe
+    def __init__(self, seen: set[str], pipe: int, every: int = 1) -> None:
+        self._seen, self._pipe, self._every = seen, pipe, every
         self._step, self._count = "", 0
 
     def begin(self, step: Step) -> None:
@@ -74,7 +77,8 @@ class Points:
             return
         point = f"{self._step}: {self._count} {name}"
         self._count += 1
-        if point not in self._seen:
+        chosen = name == "start" or crc32(point.encode()) % self._every == 0
+        if chosen and point not in self._seen:
             os.write(self._pipe, point.encode())
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -256,7 +260,7 @@ def forked(call: Callable[[int], None]) -> tuple[int, str]:
     return os.waitpid(pid, 0)[1], said
 
 
-def killed_everywhere(run: Callable[[Points], None]) -> list[str]:
+def killed_everywhere(run: Callable[[Points], None], every: int = 1) -> list[str]:
     """Runs the work until a run comes to its end; the points at which runs were killed, in that order.
 
     Raises:
@@ -264,7 +268,7 @@ def killed_everywhere(run: Callable[[Points], None]) -> list[str]:
     """
     seen: list[str] = []
     for _ in range(MOST_RUNS):
-        status, point = forked(lambda pipe: run(Points(set(seen), pipe)))
+        status, point = forked(lambda pipe: run(Points(set(seen), pipe, every)))
         if status == 0:
             return seen
         if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
@@ -287,7 +291,7 @@ def main() -> None:
     asked: JSON = json.load(sys.stdin)
     gc.freeze()  # else each run copies all of memory, which takes seconds under emulation
     for stage in asked["stages"]:
-        points = killed_everywhere(partial(run_stage, asked["cluster"], stage))
+        points = killed_everywhere(partial(run_stage, asked["cluster"], stage), asked.get("every", 1))
         print(json.dumps({"stage": stage["name"], "points": points}), flush=True)  # noqa: T201
 
 

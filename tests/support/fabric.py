@@ -162,12 +162,14 @@ class Fio:
     It ends at its first error, of a write, of a read or of what was read.
     """
 
-    def __init__(self, server: VirtualServer, device: str, name: str, *, size: int = 16 * MIB, at: int = 0) -> None:
+    def __init__(
+        self, server: VirtualServer, device: str, name: str, *, size: int = 16 * MIB, at: int = 0, iops: int = 40
+    ) -> None:
         self.server, self.device, self.name = server, device, name
         self._files = f"{FOLDER}/{name}"
         self._words = [
             *("fio", f"--name={name}", f"--filename={device}", f"--offset={at}", f"--size={size}"),
-            *("--rw=randwrite", "--bs=16k", "--direct=1", "--ioengine=libaio", "--iodepth=4", "--rate_iops=40"),
+            *("--rw=randwrite", "--bs=16k", "--direct=1", "--ioengine=libaio", "--iodepth=4", f"--rate_iops={iops}"),
             *("--verify=crc32c", "--verify_fatal=1", "--verify_backlog=64", "--verify_state_save=0"),
             *("--time_based", "--runtime=100000", "--thread", "--output-format=json", f"--output={self._files}.json"),
         ]

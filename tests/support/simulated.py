@@ -145,6 +145,9 @@ class SimulatedServer:
     def forget_health(self) -> None:
         """Nothing is cached."""
 
+    def load_modules(self) -> None:
+        """This kernel has all that it needs."""
+
     def observe(
         self, asked_about: Collection[str] = (), *, busy: Collection[str] = (), thorough: Collection[str] = ()
     ) -> Observation:

@@ -13,6 +13,7 @@ from fleet import Fleet
 from kubeflash.agent import process
 from kubeflash.domain.sealing import generate_private_key
 from kubeflash.kube.client import Client, load_configuration
+from kubeflash.kube.serving import Health
 from support.simulated import SimulatedServer
 
 
@@ -21,6 +22,7 @@ class _Running:
 
     def __init__(self, kubeconfig: str, name: str, server: SimulatedServer, cluster_id: str | None) -> None:
         self._cluster_id = cluster_id
+        self.health = Health()
         self.result: Future[int] = Future()
         self._made: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
         self._thread = threading.Thread(target=self._run, args=(kubeconfig, name, server), name=f"agent-{name}")
@@ -35,7 +37,7 @@ class _Running:
             lease = process.heartbeat_lease(client, "kubeflash-system", name, server.system_uuid)
             agent = process.Agent(client, name, server, server, server.private)
             try:
-                return await process.main(agent, lease, self._cluster_id, stop)
+                return await process.main(agent, lease, self._cluster_id, self.health, stop)
             finally:
                 client.close()
 
@@ -64,6 +66,10 @@ class Simulation:
         server = self.servers[name]
         server.private = server.private or generate_private_key()
         self._running[name] = _Running(self.kubeconfig, name, server, cluster_id)
+
+    def health(self, name: str) -> Health:
+        """What the agent of a server says of itself."""
+        return self._running[name].health
 
     def stop(self, name: str, timeout: float = 15) -> None:
         self._running.pop(name).stop(timeout)

@@ -74,6 +74,13 @@ class MadeUpServer:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
         return file
 
+    def able(self) -> None:
+        """Gives it a kernel that lacks nothing for NVMe over fabrics, though it has loaded nothing."""
+        modules = ("target/nvmet", "target/nvmet-tcp", "host/nvme-tcp", "host/nvme-fabrics")
+        lines = "".join(f"kernel/drivers/nvme/{name}.ko.xz:\n" for name in modules)
+        self.write("lib/modules/6.12.1-test/modules.dep", lines)
+        self.write("boot/config-6.12.1-test", "CONFIG_NVME_HOST_AUTH=y\nCONFIG_NVME_TARGET_AUTH=y\n")
+
     def numa(self, online: str) -> None:
         """Says which NUMA nodes the kernel has, such as `0-1`."""
         self.write("sys/devices/system/node/online", f"{online}\n")

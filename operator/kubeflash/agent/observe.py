@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from kubeflash.host.claim import Claim
 from kubeflash.host.errors import HostError
 from kubeflash.host.inventory import Inventory
 from kubeflash.host.ioerrors import ErrorLog
+from kubeflash.host.modules import Loader
 from kubeflash.host.nvme import LIVE, PASSING, NvmeSsd, find_ssds
 from kubeflash.host.partitions import KernelPartition
 from kubeflash.host.refusals import RefusalLog
@@ -60,17 +61,28 @@ class Observer:
         root: where /sys, /proc and /dev are.
         rules: which PCI devices count as GPUs.
         api_server: host and port of the API server: the address used to reach it is the server's internal one.
+        loader: loads kernel modules that are missing; None: nobody does.
+        address: the server's internal address, where it is known, as the kubelet tells it; None: see `api_server`.
 
     Attributes:
         cluster_id: the cluster that this server belongs to; known once the API server has answered.
         system_uuid: the server's durable identity.
+        looked: called before each disk that is read: one that hangs takes minutes.
 
     Raises:
         HostError: when the server has no durable identity.
     """
 
-    def __init__(self, root: HostRoot, rules: GpuRules, api_server: tuple[str, int]) -> None:
-        self._root, self._rules, self._api_server = root, rules, api_server
+    def __init__(
+        self,
+        root: HostRoot,
+        rules: GpuRules,
+        api_server: tuple[str, int],
+        loader: Loader | None = None,
+        address: str | None = None,
+    ) -> None:
+        self._root, self._rules, self._api_server, self._address = root, rules, api_server, address
+        self._loader = loader
         self._nvmet = nvmet.KernelConfigfs(root)
         self._health = HealthWatch(root)
         self._errors = ErrorLog(root)
@@ -79,6 +91,12 @@ class Observer:
         self._names: dict[str, str] = {}
         self.cluster_id = ""
         self.system_uuid = identity.system_uuid(root)
+        self.looked: Callable[[], None] = lambda: None
+
+    def load_modules(self) -> None:
+        """Loads the kernel modules that are missing, where that is wanted; what fails, the inventory says."""
+        if self._loader is not None:
+            self._loader.load()
 
     def forget(self, ssd: str | None = None) -> None:
         """The next observation reads this disk again, or all of them."""
@@ -110,7 +128,7 @@ class Observer:
 
     def inventory(self) -> Inventory:
         """GPUs and SSDs, from sysfs alone."""
-        return inventory.discover(self._root, self._rules)
+        return inventory.discover(self._root, self._rules, self._loader.failures if self._loader is not None else None)
 
     def find(self, ssd: str) -> NvmeSsd:
         """The SSD with this id, looked up now.
@@ -200,6 +218,8 @@ class Observer:
 
     def _internal_address(self) -> str:
         """Empty when there is no way to the API server now: local work goes on without."""
+        if self._address is not None:
+            return self._address
         try:
             return addresses.address_toward(*self._api_server)
         except addresses.NoAddress as error:
@@ -229,6 +249,7 @@ class Observer:
 
     def _read_disk(self, ssd: NvmeSsd, kernel: tuple[KernelPartition, ...], *, thorough: bool) -> DiskView:
         """Reads one disk. What cannot be read is left alone, with the reason."""
+        self.looked()
         device, owner = self.device(ssd), self.owner(ssd.id)
         view = DiskView(ssd.id, ssd.bytes, trouble=ssd.trouble, read_only=ssd.read_only)
         try:

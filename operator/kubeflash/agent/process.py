@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from kubeflash.agent.jobs import RETRY_SECONDS, Jobs
 from kubeflash.agent.observation import Observation
 from kubeflash.agent.observe import Observer
 from kubeflash.agent.report import (
+    MANAGER,
     Voice,
     VolumeState,
     report_attachment,
@@ -26,7 +26,7 @@ from kubeflash.agent.report import (
     report_volume,
 )
 from kubeflash.agent.wishes import admin_requests, export_wishes, selected_by, volume_wishes
-from kubeflash.api.v1alpha1 import FlashAttachment, FlashNode, FlashPool, FlashVolume
+from kubeflash.api.v1alpha1 import GROUP, FlashAttachment, FlashNode, FlashPool, FlashVolume
 from kubeflash.domain.carving import CarvePlan, Selection, plan_volumes
 from kubeflash.domain.connecting import plan_connections
 from kubeflash.domain.exporting import ExportPlan, Ground, plan_exports
@@ -46,27 +46,37 @@ from kubeflash.domain.steps import (
 from kubeflash.host import addresses, pathwatch, uevents
 from kubeflash.host.errors import HostError
 from kubeflash.host.root import HostRoot
-from kubeflash.kube import leases, runtime
+from kubeflash.kube import leases, rights, runtime, schema
 from kubeflash.kube.builtin import LEASE, Namespace, Node
 from kubeflash.kube.client import Client, api_version
-from kubeflash.kube.errors import Conflict, KubeError, NotFound, ServerError, Unreachable
-from kubeflash.kube.events import event, tell
+from kubeflash.kube.errors import Conflict, KubeError, NotFound, NotYet
+from kubeflash.kube.events import Teller, event
 from kubeflash.kube.feed import Feed, Watch
 from kubeflash.kube.leases import Lease, LeaseHeld
+from kubeflash.kube.rights import Right
+from kubeflash.kube.serving import Health
 from kubeflash.kube.writes import Write
 
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 40
 HEARTBEAT_SECONDS = 10.0
+FIRST_LOOK = 20.0
+"""Seconds that the first heartbeat waits for what the agent said before to be set right."""
 RESYNC_SECONDS = 60.0
 """Seconds between two looks at the machine when nothing said that it changed."""
+REFUSED_SECONDS = 10.0
+"""The same after the API server did not allow a write: nobody tells when its RBAC is mended."""
 WAIT_SECONDS = 2.0
 """Seconds between two looks at what another server or the kernel has to do first."""
 PATIENCE = 5.0
 """Seconds that a pass waits for the steps that it began, so that quick ones are reported at once."""
 ROUNDS = 4
 """Plans that one pass carries out at the most before it reports: what one makes, the next may build on."""
+SERVER = "server"
+"""Topic of `Health`: whether this server can be read, and has been reported once."""
+HEARTBEAT = "heartbeat"
+"""Topic of `Health`: whether the Lease is renewed."""
 GIVE_UP = 3
 """Tries after which a new volume is refused, so that it is placed elsewhere."""
 
@@ -75,8 +85,10 @@ class NameTaken(KubeError):
     """Another server has this FlashNode name."""
 
 
-class StillThere(KubeError):
+class StillThere(NotYet):
     """An agent ran by another name on this server a moment ago; it is waited for."""
+
+    seconds = HEARTBEAT_SECONDS
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,7 @@ class Agent:
     ) -> None:
         self.root = root or HostRoot()
         self._client, self._node, self._namespace = client, node, namespace
+        self._teller = Teller(client)
         self._observer = observer
         self._public = public_key(private)
         self.feed = Feed(
@@ -144,15 +157,34 @@ class Agent:
         self._refused = fabric.RefusedPorts()
         self._tries = 0
         self.heard: Callable[[], bool] = lambda: True
+        self.attend(Health())
         self._told: dict[str, int] = {}  # by NQN: bytes of its volume when nvmet last looked
+        self.corrected = asyncio.Event()
+        """Set once attachments say what is so since this agent began: after a boot, no connection is there any more."""
+
+    def attend(self, health: Health) -> None:
+        """Says from now on in `health` how it is."""
+        self._health = health
+        self.feed.answered = self._observer.looked = health.beat
+
+    async def check_rights(self) -> None:
+        """Sees to it that RBAC allows all that an agent does.
+
+        Raises:
+            RightsMissing: when it does not; names the rules.
+            KubeError: when the API server does not answer.
+        """
+        await asyncio.to_thread(rights.check, self._client, MANAGER, needed_rights(self._namespace))
 
     async def start(self, cluster_id: str | None) -> None:
         """Learns which cluster this is, and that this server may speak for its FlashNode.
 
         Raises:
+            CrdsMissing, CrdsOlder: when the cluster's kinds are not those of this version.
             NameTaken: when the FlashNode of this name belongs to another server.
             KubeError: when the API server does not do it.
         """
+        await asyncio.to_thread(schema.check, self._client)
         if cluster_id is None:
             body = await asyncio.to_thread(self._client.get, Namespace.info, "kube-system")
             cluster_id = str(body["metadata"]["uid"])
@@ -213,10 +245,10 @@ class Agent:
         seen = await asyncio.to_thread(
             self._observer.observe, self._asked_about(), busy=self.jobs.changing, thorough=self._thorough
         )
-        await self._tell_refusals(seen)
+        self._tell_refusals(seen)
         return seen
 
-    async def _tell_refusals(self, observation: Observation) -> None:
+    def _tell_refusals(self, observation: Observation) -> None:
         """Events about whom this server's exports have turned away."""
         node = self.feed.of(FlashNode).get(self._node)
         for refusal in observation.refusals if node is not None else ():
@@ -231,7 +263,7 @@ class Agent:
                 component="agent",
                 now=datetime.now(UTC),
             )
-            await tell(self._client, body)
+            self._teller.tell(body)
 
     def _wants_thorough(self, plan: Plan) -> bool:
         """Whether there are SSDs now that must be read more thoroughly than they were."""
@@ -271,20 +303,28 @@ class Agent:
             return await self._pass(node)
         except (HostError, OSError, ValueError) as error:
             self._tries += 1
-            log.warning("this server cannot be read, nothing is changed on it: %s: %s", type(error).__name__, error)
+            words = f"this server cannot be read, nothing is changed on it: {type(error).__name__}: {error}"
+            log.warning("%s", words)
+            self._health.say(SERVER, words)
             return RETRY_SECONDS[min(self._tries, len(RETRY_SECONDS)) - 1]
 
     async def _pass(self, node: FlashNode) -> float:
         await self._look_for_former()
+        if not node.spec.paused:
+            await asyncio.to_thread(self._observer.load_modules)
         for number in range(ROUNDS):
             busy = self.jobs.busy  # what ends while the server is looked at is still seen as it was before
             observation = await self._observe()
+            if not self.corrected.is_set():
+                await self._report_attachments(observation)
+                self.corrected.set()
             plan = await self._confirmed(observation)
             if self._wants_thorough(plan):
                 continue
             if number == ROUNDS - 1 or node.spec.paused or not await self._record_and_apply(plan, observation, busy):
                 break
         await self._report(node, observation, plan)
+        self._health.say(SERVER)
         return self._next(plan, paused=node.spec.paused)
 
     def _ended(self, group: str) -> None:
@@ -425,21 +465,24 @@ class Agent:
             observation,
             plan.selected,
             known,
-            voice=Voice(self._public, self._doubt(observation), heard=self.heard()),
+            voice=Voice(self._public, self._namespace, self._doubt(observation), heard=self.heard()),
             plan=ahead,
             now=now,
         )
         if written is not None and await self.feed.send(written):
-            await self._tell_changes(node)
+            self._tell_changes(node)
         for volume in volumes:
             await self._report_volume(volume, observation, plan)
-        here = fabric.consumer(observation, volumes)
+        await self._report_attachments(observation)
+
+    async def _report_attachments(self, observation: Observation) -> None:
+        now, here = datetime.now(UTC), fabric.consumer(observation, self._volumes())
         for attachment in list(self.feed.of(FlashAttachment).values()):
             seen = observation.held.get(attachment.status.volume_id or "")
             held = fabric.held_by(attachment, seen, self.jobs)
             await self._send(report_attachment(attachment, here, held, fabric.failure_of(attachment, self.jobs), now))
 
-    async def _tell_changes(self, node: FlashNode) -> None:
+    def _tell_changes(self, node: FlashNode) -> None:
         """An event about pairs that changed since `node` was read. The first that were ever seen are no change."""
         now = self.feed.of(FlashNode).get(self._node)
         if now is None or not node.status.best:
@@ -458,7 +501,7 @@ class Agent:
             component="agent",
             now=datetime.now(UTC),
         )
-        await tell(self._client, body)
+        self._teller.tell(body)
 
     async def _report_volume(self, volume: FlashVolume, observation: Observation, plan: Plan) -> None:
         exported = fabric.exported(volume, plan.export, self.jobs)
@@ -484,8 +527,8 @@ class Agent:
     def _next(self, plan: Plan, *, paused: bool) -> float:
         self._tries = 0
         if paused:
-            return RESYNC_SECONDS
-        waits = [RESYNC_SECONDS]
+            return REFUSED_SECONDS if self.feed.forbidden else RESYNC_SECONDS
+        waits = [REFUSED_SECONDS if self.feed.forbidden else RESYNC_SECONDS]
         if (again := self.jobs.next_try()) is not None:
             waits.append(max(again, 0.1))
         elif plan.steps:
@@ -501,25 +544,48 @@ def _contested(volumes: Iterable[FlashVolume]) -> frozenset[str]:
     return frozenset(volume for volume, count in counts.items() if count > 1)
 
 
-async def main(agent: Agent, lease: Lease, cluster_id: str | None, stop: asyncio.Event) -> int:
+def needed_rights(namespace: str) -> tuple[Right, ...]:
+    """What RBAC must allow an agent, events left out: nothing depends on them."""
+    nodes, pools, volumes, attachments = (
+        kind.info.plural for kind in (FlashNode, FlashPool, FlashVolume, FlashAttachment)
+    )
+    return (
+        *rights.rights(GROUP, ("list", "watch"), nodes, pools, volumes, attachments),
+        *rights.rights(GROUP, ("create",), nodes),
+        *rights.rights(GROUP, ("patch",), *(f"{name}/status" for name in (nodes, volumes, attachments))),
+        *rights.rights("", ("list", "watch"), Node.info.plural),
+        Right("get", Namespace.info.plural, name="kube-system"),
+        *rights.rights(LEASE.group, ("get", "create", "update"), LEASE.plural, namespace=namespace),
+        *rights.CRD_RIGHTS,
+    )
+
+
+async def main(agent: Agent, lease: Lease, cluster_id: str | None, health: Health, stop: asyncio.Event) -> int:
     """Runs the agent until `stop` is set; the exit status.
 
-    An API server that is gone is waited for: agents idle, I/O goes on.
+    An API server that is gone, and RBAC or CRDs that are missing, are waited for: agents idle, I/O goes on.
 
     Raises:
         NameTaken: when another server has this name.
-        KubeError: when the API server refuses what the agent needs (RBAC, CRDs).
+        KubeError: when the API server refuses what the agent needs for good, as with wrong credentials.
     """
-    if not await _started(agent, cluster_id, stop):
+    agent.attend(health)
+
+    async def started() -> None:
+        await agent.check_rights()
+        await agent.start(cluster_id)
+
+    if not await runtime.persist(started, health, stop):
         return 0
+    health.say(SERVER, "the first look at this server is not over")
     beat = _Beat()
     agent.heard = beat.fresh
-    heartbeat = asyncio.create_task(_heartbeat(lease, beat, stop), name="heartbeat")
+    heartbeat = asyncio.create_task(_heartbeat(lease, beat, health, agent.corrected, stop), name="heartbeat")
     paths = asyncio.create_task(pathwatch.watch(agent.root, agent.feed.changed.set), name="paths")
     try:
         changed = agent.feed.changed.set
         async with uevents.listening(agent.machine_changed), addresses.watching(changed):
-            await runtime.run(agent.feed, agent.reconcile, stop)
+            await runtime.run(agent.feed, agent.reconcile, health, stop, beside=heartbeat)
     finally:
         stop.set()
         paths.cancel()
@@ -527,25 +593,6 @@ async def main(agent: Agent, lease: Lease, cluster_id: str | None, stop: asyncio
     if heartbeat.done() and (error := heartbeat.exception()) is not None:
         raise error
     return 0
-
-
-async def _started(agent: Agent, cluster_id: str | None, stop: asyncio.Event) -> bool:
-    """Starts the agent, waiting for an API server that does not answer. False when `stop` came first."""
-    for backoff in itertools.chain(runtime.BACKOFF, itertools.repeat(runtime.BACKOFF[-1])):
-        delay = backoff
-        try:
-            await agent.start(cluster_id)
-        except StillThere as error:
-            log.warning("%s", error)
-            delay = HEARTBEAT_SECONDS
-        except (Unreachable, ServerError) as error:
-            log.warning("waiting for the API server: %s", error)
-        else:
-            return True
-        await runtime.sleep(delay, stop)
-        if stop.is_set():
-            return False
-    return False
 
 
 class _Beat:
@@ -559,25 +606,31 @@ class _Beat:
         return time.monotonic() - self.at < LEASE_SECONDS
 
 
-async def _heartbeat(lease: Lease, beat: _Beat, stop: asyncio.Event) -> None:
+async def _heartbeat(lease: Lease, beat: _Beat, health: Health, corrected: asyncio.Event, stop: asyncio.Event) -> None:
     """Renews the Lease until `stop`. It is not given back: an agent that is only upgraded must not look dead.
+
+    It begins once what was said before is `corrected`: who answers is believed, and a boot ended all connections.
 
     Raises:
         NameTaken: when another server renews it.
     """
     first: LeaseHeld | None = None
+    await runtime.sleep(FIRST_LOOK, corrected, stop)
     while not stop.is_set():
         try:
             await asyncio.to_thread(lease.acquire)
             beat.at = time.monotonic()
+            health.say(HEARTBEAT)
         except LeaseHeld as held:
             first = first or held
             if held.renewed != first.renewed:
                 stop.set()
                 raise NameTaken(f"{held}: another server has this name; give this one another with --node") from held
             log.warning("waiting whether it is renewed: %s", held)
+            health.say(HEARTBEAT, f"waiting whether it is renewed: {held}")
         except KubeError as error:
             log.warning("heartbeat: %s", error)
+            health.say(HEARTBEAT, f"the Lease is not renewed: {error}")
         await runtime.sleep(HEARTBEAT_SECONDS, stop)
 
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from kubeflash import __version__
 from kubeflash.agent.jobs import Jobs
 from kubeflash.agent.observation import Observation
 from kubeflash.agent.pairs import report_pairs
 from kubeflash.agent.wishes import is_fresh, is_released
 from kubeflash.api.quantity import Quantity, human_bytes
 from kubeflash.api.v1alpha1 import (
+    AgentInfo,
     Exported,
     Extent,
     FlashAttachment,
@@ -49,6 +51,7 @@ MANAGER = "kubeflash-agent"
 NODE_FIELDS = (
     "observedGeneration",
     "systemUUID",
+    "agent",
     "linux",
     "publicKey",
     "internalAddress",
@@ -179,11 +182,13 @@ class Voice:
 
     Attributes:
         public_key: keys meant for it are sealed to this one.
+        namespace: the one that KubeFlash runs in.
         doubt: why it takes nothing down; empty when it does.
         heard: whether it renews its Lease, so that others take it for one that answers.
     """
 
     public_key: str
+    namespace: str
     doubt: str = ""
     heard: bool = True
 
@@ -215,6 +220,7 @@ def report_node(
     gpus = report_gpus(inventory, pairs.pairs)
     status = FlashNodeStatus(
         system_uuid=inventory.system_uuid,
+        agent=AgentInfo(version=__version__, namespace=voice.namespace),
         linux=inventory.kernel,
         public_key=voice.public_key,
         internal_address=observation.internal,

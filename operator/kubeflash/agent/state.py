@@ -52,21 +52,36 @@ def only_agent(run_dir: Path) -> Iterator[None]:
 
 
 def load_private_key(state_dir: Path) -> bytes:
-    """This server's X25519 private key, made on first use, readable by root alone.
+    """This server's X25519 private key, made on first use, readable by root alone. For `only_agent`.
 
     Raises:
         StateUnusable: when it cannot be read or written, or is not a key.
     """
+    if (known := read_private_key(state_dir)) is not None:
+        return known
     path = state_dir / "private.key"
+    key = generate_private_key()
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.exists():
-            key = path.read_bytes()
-        else:
-            key = generate_private_key()
-            _write_new(path, key)
+        _write_new(path, key)
     except OSError as error:
-        raise StateUnusable(f"{path}: {error.strerror}; the agent runs as root, or give it a --state-dir") from error
+        raise _unusable(path, error) from error
+    return key
+
+
+def read_private_key(state_dir: Path) -> bytes | None:
+    """The key, if one was made; nothing is changed.
+
+    Raises:
+        StateUnusable: when it cannot be read, or is not a key.
+    """
+    path = state_dir / "private.key"
+    try:
+        key = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unusable(path, error) from error
     if len(key) != KEY_BYTES:
         raise StateUnusable(
             f"{path} holds {len(key)} bytes, a key has {KEY_BYTES}: move it away; attachments over the fabric "
@@ -75,8 +90,12 @@ def load_private_key(state_dir: Path) -> bytes:
     return key
 
 
+def _unusable(path: Path, error: OSError) -> StateUnusable:
+    return StateUnusable(f"{path}: {error.strerror}; the agent runs as root, or give it a --state-dir")
+
+
 def _write_new(path: Path, key: bytes) -> None:
-    """Whole or not at all, and 0600 before it holds anything."""
+    """Whole or not at all, 0600 before it holds anything, and safe from a power cut: its public half is told soon."""
     partial = path.with_suffix(".partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
@@ -85,3 +104,8 @@ def _write_new(path: Path, key: bytes) -> None:
     finally:
         os.close(descriptor)
     partial.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,4 +1,7 @@
-"""CustomResourceDefinitions, generated from the pydantic models: `python -m kubeflash.api.crds DIR [--check]`.
+"""CustomResourceDefinitions, generated: `python -m kubeflash.api.crds DIR [--chart TEMPLATES] [--check]`.
+
+They are made from the pydantic models, for `kubectl apply -f DIR`, and as templates of the chart kubeflash-crds, the
+same but for an annotation: `helm uninstall` must keep them, as all objects of these kinds would go with them.
 
 `kubeflash.api.structural` makes the schema; names, columns, rules and selectable fields are added here, each checked
 against it.
@@ -19,18 +22,24 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from kubeflash import __version__
 from kubeflash.api.structural import JSON, CrdError, ordered, structural
 from kubeflash.api.v1alpha1 import KINDS, Column, KindInfo, Resource
 
 HEADER = "# generated from operator/kubeflash/api by `make crds`; do not edit\n"
 CATEGORY = "flash"
-LABELS = {"app.kubernetes.io/name": "kubeflash", "app.kubernetes.io/part-of": "kubeflash"}
+LABELS = {
+    "app.kubernetes.io/name": "kubeflash",
+    "app.kubernetes.io/part-of": "kubeflash",
+    "app.kubernetes.io/version": __version__,  # the chart refuses to install a controller over older ones
+}
+KEPT = {"helm.sh/resource-policy": "keep"}
 
 _STEP = re.compile(r'\.(?P<field>[A-Za-z][A-Za-z0-9]*)|\[\?\(@\.(?P<key>[A-Za-z]+)=="[^"]*"\)\]')
 
@@ -206,13 +215,32 @@ def files() -> Iterator[tuple[str, str]]:
         CrdError: as `crd`.
     """
     for kind in KINDS:
-        text = yaml.dump(crd(kind), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
-        yield f"{kind.info.group}_{kind.info.plural}.yaml", HEADER + text
+        yield _name(kind), HEADER + _text(crd(kind))
 
 
-def differences(folder: Path) -> str:
-    """A unified diff from what is in `folder` to what should be; empty when it is right. Raises as `files`."""
-    wanted = dict(files())
+def templates() -> Iterator[tuple[str, str]]:
+    """Name and text of each template of the chart. Raises as `files`."""
+    for kind in KINDS:
+        kept = crd(kind)
+        kept["metadata"]["annotations"] = dict(KEPT)
+        yield _name(kind), HEADER + escaped(_text(kept))
+
+
+def escaped(text: str) -> str:
+    """A text as a Helm template that renders to it: braces of its own would be taken for the template's."""
+    return text.replace("{{", '{{ "{{" }}')
+
+
+def _name(kind: type[Resource]) -> str:
+    return f"{kind.info.group}_{kind.info.plural}.yaml"
+
+
+def _text(body: JSON) -> str:
+    return yaml.dump(body, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+
+def differences(folder: Path, wanted: Mapping[str, str]) -> str:
+    """A unified diff from what is in `folder` to what should be; empty when it is right."""
     names = sorted(wanted.keys() | {path.name for path in folder.glob("*.yaml")})
     diff: list[str] = []
     for name in names:
@@ -225,23 +253,32 @@ def differences(folder: Path) -> str:
     return "".join(diff)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes the files into a folder, or with --check compares them; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m kubeflash.api.crds", description="Generates crds/.")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="where the files belong")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 with a diff when a file differs")
-    options = parser.parse_args(arguments)
-    if options.check:
-        diff = differences(options.folder)
-        sys.stdout.write(diff)
-        return 1 if diff else 0
-    options.folder.mkdir(parents=True, exist_ok=True)
-    wanted = dict(files())
-    for path in options.folder.glob("*.yaml"):
+def write(folder: Path, wanted: Mapping[str, str]) -> None:
+    """Makes the files of `folder` what they should be; what else was generated there goes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.yaml"):
         if path.name not in wanted and path.read_text(encoding="utf-8").startswith(HEADER):
             path.unlink()
     for name, text in wanted.items():
-        (options.folder / name).write_text(text, encoding="utf-8")
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the files into their folders, or with --check compares them; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m kubeflash.api.crds", description="Generates crds/.")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="where the files belong")
+    parser.add_argument("--chart", type=Path, metavar="TEMPLATES", help="where the chart's templates belong")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 with a diff when a file differs")
+    options = parser.parse_args(arguments)
+    folders = {options.folder: dict(files())}
+    if options.chart is not None:
+        folders[options.chart] = dict(templates())
+    if options.check:
+        diff = "".join(differences(folder, wanted) for folder, wanted in folders.items())
+        sys.stdout.write(diff)
+        return 1 if diff else 0
+    for folder, wanted in folders.items():
+        write(folder, wanted)
     return 0
 
 

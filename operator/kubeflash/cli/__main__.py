@@ -33,6 +33,8 @@ from kubeflash.topology.tree import address_key
 
 EXIT_FAILED = 1
 INTERRUPTED = 130
+PURGE_SECONDS, PURGE_ALL_SECONDS = 300.0, 7200.0
+"""Seconds that purge waits unless it is told otherwise: for the controller, or until all SSDs are overwritten."""
 _OBJECTS = ("volume", "attachment")
 """What `why` is asked about by kind and name."""
 FORMATS = ("text", "json", "yaml", "svg")
@@ -79,7 +81,14 @@ Any other word is the reason why it is not Ready: kubectl flash why attachment N
     "purge": """examples:
   kubectl flash purge gpu-a --dry-run  shows what it means
   kubectl flash purge gpu-a            the server is lost for good: asks, and lets nothing wait for it any longer
-  kubectl flash purge gpu-a S64HNE0R-1  so is one SSD, which is broken or was thrown away""",
+  kubectl flash purge gpu-a S64HNE0R-1  so is one SSD, which is broken or was thrown away
+  kubectl flash purge --all --dry-run  shows every volume, attachment and SSD, and who uses them
+  kubectl flash purge --all            removes them, wipes the SSDs, and says how to uninstall KubeFlash""",
+    "check": """examples:
+  kubectl flash check                  is the installation sound; what is missing where, and how to mend it
+  kubectl flash check --wait 5m        after an installation: until it is, or for 5 minutes
+  kubectl flash check -o json
+The exit status is 1 when there is a FAULT; a NOTE is no fault.""",
     "completion": """examples:
   source <(kubectl-flash completion bash)
   kubectl-flash completion fish > ~/.config/fish/completions/kubectl-flash.fish
@@ -94,8 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(completion.candidates(words[1:])))
         return 0
     options = _parse(words)
+    sound = True
     try:
-        output = _run(options)
+        if options.command == "check":
+            output, sound = _check(options)
+        else:
+            output = _run(options)
     except (TopologyError, KubeError, NotDone) as error:
         line = " ".join(str(error).split())
         print(f"kubectl flash: {clean(line)}", file=sys.stderr)
@@ -103,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("kubectl flash: interrupted", file=sys.stderr)
         return INTERRUPTED
-    return _write(output)
+    return _write(output) or (0 if sound else EXIT_FAILED)
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -131,7 +144,8 @@ def parser() -> argparse.ArgumentParser:
         "plan": "what the agents have still to do, and what failed",
         "wipe": "zero an SSD that is not blank, or an orphan, after showing what will be lost",
         "adopt": "list orphans, make a volume of one, or take over an SSD of a server that is gone",
-        "purge": "declare a server, or an SSD, lost for good, after showing what that means",
+        "purge": "declare a server, or an SSD, lost for good; or with --all be rid of everything of KubeFlash",
+        "check": "is this installation of KubeFlash sound; what is missing where, and how to mend it",
         "completion": "a script that completes this command in your shell",
     }
     for name, words in described.items():
@@ -166,6 +180,15 @@ def _add_attachments(command: argparse.ArgumentParser) -> None:
     _add_cluster(command)
 
 
+def _add_check(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--wait", type=duration, metavar="TIME", help="go on until it is sound, for so long at the most"
+    )
+    _add_output(command)
+    _add_system_namespace(command)
+    _add_cluster(command)
+
+
 def _add_plan(command: argparse.ArgumentParser) -> None:
     command.add_argument("words", nargs="*", metavar="NODE", help="names of servers (default: all)")
     command.add_argument(
@@ -191,22 +214,36 @@ def _add_adopt(command: argparse.ArgumentParser) -> None:
 
 
 def _add_purge(command: argparse.ArgumentParser) -> None:
-    command.add_argument("node", metavar="NODE", help="name of the server")
+    command.add_argument("node", nargs="?", metavar="NODE", help="name of the server")
     command.add_argument("ssd", nargs="?", metavar="SSD", help="id of one SSD that is lost (default: the whole server)")
-    _add_asking(command, "the server's system UUID, or the SSD's id", "5m")
+    command.add_argument(
+        "--all", action="store_true", help="everything: all attachments, volumes, data on SSDs, and pools"
+    )
+    _add_asking(
+        command, "the server's system UUID, the SSD's id, or with --all the cluster's", None, "5m, with --all 2h"
+    )
 
 
-def _add_asking(command: argparse.ArgumentParser, what: str, timeout: str) -> None:
+def _add_asking(command: argparse.ArgumentParser, what: str, timeout: str | None, shown: str = "%(default)s") -> None:
     command.add_argument("--dry-run", action="store_true", help="shows what would be done, and stops")
     command.add_argument("--confirm", metavar="WORD", help=f"{what}, instead of typing it")
     command.add_argument(
-        "--timeout", type=duration, default=timeout, metavar="TIME", help="how long to wait (default: %(default)s)"
+        "--timeout", type=duration, default=timeout, metavar="TIME", help=f"how long to wait (default: {shown})"
     )
+    _add_system_namespace(command)
     _add_cluster(command)
 
 
 def _add_output(command: argparse.ArgumentParser) -> None:
     command.add_argument("-o", "--output", choices=FORMATS[:3], default="text", help="default: %(default)s")
+
+
+def _add_system_namespace(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--system-namespace",
+        metavar="NAMESPACE",
+        help="where KubeFlash runs (default: where its agents say that they do, else kubeflash-system)",
+    )
 
 
 def _add_cluster(command: argparse.ArgumentParser) -> None:
@@ -221,8 +258,10 @@ _ADDED = {
     "wipe": _add_wipe,
     "adopt": _add_adopt,
     "purge": _add_purge,
+    "check": _add_check,
 }
 _USAGES = {
+    "purge": "%(prog)s NODE [SSD] [options]\n       %(prog)s --all [--dry-run] [options]",
     "why": "%(prog)s [options] [NODE] DEVICE\n       %(prog)s volume [NAMESPACE/]NAME [-n NAMESPACE] [options]\n"
     "       %(prog)s attachment [NAMESPACE/]NAME [-n NAMESPACE] [options]",
     "adopt": "%(prog)s [-o text|json|yaml]\n       %(prog)s NODE ORPHAN-ID --name NAME -n NAMESPACE [options]\n"
@@ -239,6 +278,7 @@ def _add_source(command: argparse.ArgumentParser, *, why: bool) -> None:
             help="a server, and an address, id, serial or UUID; or: volume NAME, attachment NAME",
         )
         command.add_argument("-n", "--namespace", metavar="NAMESPACE", help="of that object (default: the context's)")
+        _add_system_namespace(command)
     else:
         command.add_argument("words", nargs="*", metavar="NODE", help="names of servers (default: all)")
     source = command.add_mutually_exclusive_group()
@@ -302,14 +342,30 @@ def _plan(options: argparse.Namespace) -> str:
     return "\n".join(plan.text(nodes, Terminal.of(sys.stdout, options.color))) + "\n"
 
 
+def _check(options: argparse.Namespace) -> tuple[str, bool]:
+    """What `check` prints, and whether the installation is sound."""
+    from kubeflash.cli import check, cluster  # noqa: PLC0415  only this command wants them
+
+    client = cluster.connect(options.kubeconfig, options.context)
+    try:
+        return check.run(options, client)
+    finally:
+        client.close()
+
+
 def _administer(options: argparse.Namespace) -> str:
     """The commands that change something: they say what they will do before they ask."""
     from kubeflash.cli import adopt, cluster, purge, wipe  # noqa: PLC0415  only these commands want them
 
     if options.command == "adopt" and len(options.words) not in (0, 2):
         options.parser.error("adopt wants NODE and an orphan's id or an SSD; or nothing, to list them")
+    if options.command == "purge":
+        if options.all == (options.node is not None):
+            options.parser.error("purge wants NODE, or --all")
+        options.timeout = options.timeout or (PURGE_ALL_SECONDS if options.all else PURGE_SECONDS)
     client = cluster.connect(options.kubeconfig, options.context)
     try:
+        options.system_namespace = cluster.system_namespace(client, options.system_namespace)
         return {"wipe": wipe.run, "adopt": adopt.run, "purge": purge.run}[options.command](options, client)
     finally:
         client.close()
@@ -329,7 +385,9 @@ def _why_object(options: argparse.Namespace) -> str:
     try:
         namespace = given or cluster.default_namespace(options.kubeconfig, options.context)
         key = f"{namespace}/{name}"
-        reading = cluster.read(client, namespace, refusals_of=key if what == "volume" else None)
+        reading = cluster.read(
+            client, namespace, refusals_of=key if what == "volume" else None, system=options.system_namespace
+        )
     finally:
         client.close()
     terminal = Terminal.of(sys.stdout, options.color)
@@ -404,7 +462,7 @@ def _all(options: argparse.Namespace, sources: Sequence[Source]) -> str:
         if options.command == "pairs":
             lines = text.pairs(analysis, terminal, source.history, matrix=options.matrix)
         else:
-            lines = text.topology(analysis, terminal, source.history)
+            lines = text.topology(analysis, terminal, (*source.history, *source.lacks))
         blocks.append("\n".join(lines))
     return "\n\n\n".join(blocks) + "\n"
 

@@ -140,7 +140,7 @@ def _adopt_orphan(options: argparse.Namespace, client: Client, node: FlashNode, 
     pool = options.pool or ssd.pool
     if pool is None:
         raise NotDone(f"no pool selects SSD {ssd.id}: make one that does, and name it with --pool")
-    reading = cluster.read(client, options.namespace)
+    reading = cluster.read(client, options.namespace, system=options.system_namespace)
     holders = [item for item in reading.cluster.volumes.values() if cluster.has_id(item, extent.id)]
     if holders:
         which = holders[0]
@@ -213,7 +213,7 @@ def _adopt_ssd(options: argparse.Namespace, client: Client, node: FlashNode, ssd
     volumes = cluster.keyed(FlashVolume, client.list(FlashVolume.info))
     say(_show_ssd(node, ssd, former, volumes, terminal))
     for other in former:
-        beat = cluster.heartbeat_of(client, other)
+        beat = cluster.heartbeat_of(client, other, options.system_namespace)
         if beat.answers and other.ssd(ssd.id) is not None:
             raise NotDone(
                 f"the agent on server {other.metadata.name} {beat.words}, and says that it has SSD {ssd.id}: it still "
@@ -225,7 +225,7 @@ def _adopt_ssd(options: argparse.Namespace, client: Client, node: FlashNode, ssd
                 "is taken over by itself in a moment; kubectl flash plan shows it"
             )
         say(terminal.wrap(f"The agent on server {other.metadata.name} {beat.words}.", "  "))
-    cluster.needs_agent(client, node)
+    cluster.needs_agent(client, node, options.system_namespace)
     if options.dry_run:
         return f"Dry run: nothing was changed. The SSD's serial, {ssd.serial}, will be asked for.\n"
     confirm(ssd.serial, options.confirm, "the SSD's serial")
@@ -245,8 +245,8 @@ def _adopt_ssd(options: argparse.Namespace, client: Client, node: FlashNode, ssd
         if same is None:
             return f"SSD {ssd.id} is not in server {name} now"
         if same.labelled is None:
-            state.append(same)
-            return ""
+            state[:] = [same]
+            return _still_elsewhere(client, now, same)
         step = next((item for item in now.status.plan if f"take over SSD {ssd.id} " in item.what), None)
         if step is None:
             return f"waiting for controller and agent: SSD {ssd.id} carries the label of server {whose}"
@@ -257,12 +257,26 @@ def _adopt_ssd(options: argparse.Namespace, client: Client, node: FlashNode, ssd
         f'-p \'{{"spec":{{"adopt":{{"{ssd.id}":null}}}}}}\''
     )
     wait_for(look, timeout=options.timeout, behind=behind)
-    cluster.write_spec(
+    cluster.write_spec(  # not before the volumes have followed: they do so at this word
         client, name, lambda now: {"adopt": {ssd.id: None}} if now.spec.adopt.get(ssd.id) == whose else None
     )
     if state[-1].state != "Claimed":
         raise NotDone(f"SSD {ssd.id} has server {name}'s label now, and is not usable: {state[-1].reason}")
     return f"SSD {ssd.id} is server {name}'s now, with {count(len(state[-1].volumes), 'volume')} on it.\n"
+
+
+def _still_elsewhere(client: Client, node: FlashNode, ssd: Ssd) -> str:
+    """Which volumes on an SSD that was taken over are another server's so far; empty when there are none."""
+    there = {extent.id for extent in ssd.volumes}
+    volumes = cluster.keyed(FlashVolume, client.list(FlashVolume.info))
+    waiting = [
+        key
+        for key, volume in volumes.items()
+        if volume.spec.id in there
+        and volume.status.ssd == ssd.id
+        and volume.status.node_name not in (None, node.metadata.name)
+    ]
+    return f"waiting for the controller: {', '.join(sorted(waiting))} will follow" if waiting else ""
 
 
 def _show_ssd(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -60,6 +61,27 @@ def default_namespace(kubeconfig: str | None, context: str | None) -> str:
     return str((chosen.get("context") or {}).get("namespace") or "default")
 
 
+def namespace_said(bodies: Iterable[JSON]) -> str:
+    """The namespace that KubeFlash runs in, as most agents say in their FlashNodes (`status.agent.namespace`)."""
+    agents = [(body.get("status") or {}).get("agent") or {} for body in bodies]
+    counts = Counter(str(agent["namespace"]) for agent in agents if agent.get("namespace"))
+    return min(counts, key=lambda name: (-counts[name], name), default=SYSTEM_NAMESPACE)
+
+
+def system_namespace(client: Client, given: str | None) -> str:
+    """The namespace that KubeFlash runs in, where its Leases are: the one given, else the one that its agents say.
+
+    Raises:
+        KubeError: as `Client.list`; where FlashNodes may not be listed, or are unknown, it is the usual one.
+    """
+    if given is not None:
+        return given
+    try:
+        return namespace_said(client.list(FlashNode.info))
+    except (Forbidden, NotFound):
+        return SYSTEM_NAMESPACE
+
+
 @dataclass(frozen=True)
 class Heartbeat:
     """Whether an agent answers, and how that is known."""
@@ -104,7 +126,9 @@ def _by_clock(lease: LeaseView | None, now: datetime) -> Heartbeat:
         return Heartbeat(False, "has given its Lease back")
     age = (now - lease.renewed).total_seconds()
     if age > lease.seconds + TOLERANCE:
-        return Heartbeat(False, f"does not answer: it renewed its Lease {_ago(age)} ago")
+        return Heartbeat(False, f"does not answer: it renewed its Lease {_ago(age)} ago, by this machine's clock")
+    if age < -TOLERANCE:
+        return Heartbeat(True, f"answers, or did: its Lease is {_ago(-age)} ahead of this machine's clock")
     return Heartbeat(True, f"answers, {_ago(max(0.0, age))} ago")
 
 
@@ -114,8 +138,13 @@ def _ago(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
-def heartbeat_of(client: Client, node: FlashNode) -> Heartbeat:
+def heartbeat_of(client: Client, node: FlashNode, system: str) -> Heartbeat:
     """Whether the agent of one server answers; watched for a moment where clock and controller do not agree.
+
+    Args:
+        client: the way to the API server.
+        node: its FlashNode.
+        system: the namespace that KubeFlash runs in.
 
     Raises:
         KubeError: as `Client.get`.
@@ -124,7 +153,7 @@ def heartbeat_of(client: Client, node: FlashNode) -> Heartbeat:
 
     def look() -> LeaseView | None:
         try:
-            return parse(client.get(LEASE, agent_lease(node.metadata.name), SYSTEM_NAMESPACE))
+            return parse(client.get(LEASE, agent_lease(node.metadata.name), system))
         except NotFound:
             return None
 
@@ -171,13 +200,17 @@ class Reading:
 @dataclass
 class _Reader:
     client: Client
+    system: str | None
     unread: list[str] = field(default_factory=list)
 
     def objects(self, kind: type[Kind], means: str, namespace: str | None = None) -> dict[str, Kind]:
         """All objects of a kind, by key; of one namespace where that is all that may be listed."""
         plural = kind.info.plural
         try:
-            return keyed(kind, self.client.list(kind.info))
+            bodies = self.client.list(kind.info)
+            if kind is FlashNode:
+                self.system = self.system or namespace_said(bodies)
+            return keyed(kind, bodies)
         except Forbidden:
             self.unread.append(f"you may not list {plural} (RBAC): {means}")
         if namespace is None:
@@ -193,7 +226,8 @@ class _Reader:
         from kubeflash.kube.leases import parse  # noqa: PLC0415  a second that no dump needs
 
         try:
-            return {view.name: view for view in map(parse, self.client.list(LEASE, namespace=SYSTEM_NAMESPACE))}
+            bodies = self.client.list(LEASE, namespace=self.system or SYSTEM_NAMESPACE)
+            return {view.name: view for view in map(parse, bodies)}
         except Forbidden:
             self.unread.append("you may not list leases (RBAC): whether agents answer is taken from their FlashNodes")
             return None
@@ -225,15 +259,18 @@ def parsed(kind: type[Kind], body: JSON) -> Kind:
         ) from error
 
 
-def read(client: Client, namespace: str | None = None, refusals_of: str | None = None) -> Reading:
+def read(
+    client: Client, namespace: str | None = None, refusals_of: str | None = None, *, system: str | None = None
+) -> Reading:
     """Reads everything that placement is decided from. What may not be read is said, and done without.
 
     Args:
         client: the way to the API server.
         namespace: the one that matters, where not all may be listed.
         refusals_of: key of the volume whose servers' refusals count.
+        system: the namespace that KubeFlash runs in; None: the one that its agents say.
     """
-    reader = _Reader(client)
+    reader = _Reader(client, system)
     servers = reader.objects(FlashNode, "no server is known")
     pools = reader.objects(FlashPool, "no pool is known")
     volumes = reader.objects(FlashVolume, "what others take of quota and space is not known", namespace)
@@ -326,8 +363,8 @@ def unpause(name: str) -> str:
     return f'kubectl patch flashnode {name} --type=merge -p \'{{"spec":{{"paused":false}}}}\''
 
 
-def needs_agent(client: Client, node: FlashNode) -> None:
-    """Sees to it that a server's agent can do something now.
+def needs_agent(client: Client, node: FlashNode, system: str) -> None:
+    """Sees to it that a server's agent can do something now; the arguments are `heartbeat_of`'s.
 
     Raises:
         NotDone: when it is paused, or does not answer.
@@ -335,7 +372,7 @@ def needs_agent(client: Client, node: FlashNode) -> None:
     name = node.metadata.name
     if node.spec.paused:
         raise NotDone(f"server {name} is paused, its agent changes nothing: {unpause(name)} first")
-    beat = heartbeat_of(client, node)
+    beat = heartbeat_of(client, node, system)
     if not beat.answers:
         raise NotDone(f"the agent on server {name} {beat.words}: nothing can be done there now; look at it first")
 

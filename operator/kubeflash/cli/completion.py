@@ -12,19 +12,20 @@ from collections.abc import Sequence
 
 COMMAND = "__complete"
 SHELLS = ("bash", "zsh", "fish")
-_COMMANDS = ("topology", "pairs", "why", "attachments", "plan", "wipe", "adopt", "purge", "completion")
+_COMMANDS = ("topology", "pairs", "why", "attachments", "plan", "wipe", "adopt", "purge", "check", "completion")
 _EVERYWHERE = ("--color", "--kubeconfig", "--context", "--help")
 _SOURCES = ("--local", "--sysfs", "--file", "--output", "--gpu")
-_ASKING = ("--dry-run", "--confirm", "--timeout")
+_ASKING = ("--dry-run", "--confirm", "--timeout", "--system-namespace")
 _OPTIONS = {
     "topology": _SOURCES,
     "pairs": (*_SOURCES, "--matrix"),
-    "why": (*_SOURCES, "--namespace"),
+    "why": (*_SOURCES, "--namespace", "--system-namespace"),
     "attachments": ("--namespace", "--all-namespaces", "--output"),
     "plan": ("--file", "--output"),
     "wipe": _ASKING,
     "adopt": ("--name", "--namespace", "--pool", "--output", *_ASKING),
-    "purge": _ASKING,
+    "purge": ("--all", *_ASKING),
+    "check": ("--wait", "--output", "--system-namespace"),
 }
 _FILES = ("-f", "--file", "--sysfs", "--kubeconfig")
 _VALUES = {
@@ -32,13 +33,18 @@ _VALUES = {
     "--output": ("text", "json", "yaml", "svg"),
     "--color": ("auto", "always", "never"),
 }
-_ASKED = {"-n": "namespaces", "--namespace": "namespaces", "--pool": "flashpools"}
+_ASKED = {
+    "-n": "namespaces",
+    "--namespace": "namespaces",
+    "--system-namespace": "namespaces",
+    "--pool": "flashpools",
+}
 """Options whose values kubectl knows."""
-_FREE = ("--gpu", "--context", "--title", "--name", "--confirm", "--timeout")
+_FREE = ("--gpu", "--context", "--title", "--name", "--confirm", "--timeout", "--wait")
 """Options whose values nobody offers; a confirmation is to be typed."""
 _SECOND = ("why", "wipe", "adopt")
 """Commands with a second word, which is something of the server that the first one names."""
-_MOST = {"purge": 1, "attachments": 1}
+_MOST = {"purge": 1, "attachments": 1, "check": 0}
 _OBJECTS = {"volume": "flashvolumes", "attachment": "flashattachments"}
 _NO_FILES = ":4"  # cobra's ShellCompDirectiveNoFileComp
 _FILES_TOO = ":0"

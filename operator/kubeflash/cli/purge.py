@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from kubeflash.api.quantity import human_bytes
 from kubeflash.api.v1alpha1 import FlashAttachment, FlashNode, FlashVolume
-from kubeflash.cli import cluster
+from kubeflash.cli import cluster, purgeall
 from kubeflash.cli.asking import NotDone, confirm, say, wait_for
 from kubeflash.cli.terminal import Terminal
 from kubeflash.cli.text import count
 from kubeflash.domain.conditions import find
 from kubeflash.domain.ledger import granted
-from kubeflash.domain.names import SYSTEM_NAMESPACE, agent_lease
+from kubeflash.domain.names import agent_lease
 from kubeflash.kube.builtin import LEASE
 from kubeflash.kube.errors import Conflict, NotFound
 
@@ -29,10 +29,14 @@ JSON = dict[str, Any]
 def run(options: argparse.Namespace, client: Client) -> str:
     """Declares a server or an SSD lost, and waits until nothing is placed there; a server's objects are removed then.
 
+    With --all it is everything that goes (`purgeall`).
+
     Raises:
         NotDone: when it is refused, not confirmed, or not done in time.
         KubeError: when the API server does not do it.
     """
+    if options.all:
+        return purgeall.run(options, client)
     name = options.node
     if options.ssd is not None:
         return _purge_ssd(options, client, cluster.flash_node(client, name))
@@ -46,7 +50,7 @@ def run(options: argparse.Namespace, client: Client) -> str:
     say(show(node, volumes.values(), attachments.values(), terminal))
     uuid = node.status.system_uuid
     try:
-        _refuse_if_it_answers(client, node)
+        _refuse_if_it_answers(client, options.system_namespace, node)
     except NotDone as error:
         if options.dry_run:
             return f"Dry run: nothing was changed. As it is now it would be refused: {error}.\n"
@@ -60,7 +64,7 @@ def run(options: argparse.Namespace, client: Client) -> str:
     def declare(now: FlashNode) -> JSON | None:
         if now.metadata.uid != node.metadata.uid or now.status.system_uuid != uuid:
             raise NotDone(f"FlashNode {name} is another server by now: nothing was changed; look again")
-        _refuse_if_it_answers(client, now)
+        _refuse_if_it_answers(client, options.system_namespace, now)
         return None if now.spec.purge == uuid else {"purge": uuid}
 
     cluster.write_spec(client, name, declare)
@@ -87,7 +91,7 @@ def run(options: argparse.Namespace, client: Client) -> str:
     if answered:
         cluster.write_spec(client, name, lambda now: {"purge": None} if now.spec.purge == uuid else None)
         raise NotDone(f"the agent on server {name} answers after all: it is not purged")
-    _remove(client, node)
+    _remove(client, options.system_namespace, node)
     return _after(name, volumes.values(), attachments.values())
 
 
@@ -144,7 +148,7 @@ def _purge_without_node(options: argparse.Namespace, client: Client, name: str, 
 
     behind = f"the controller goes on; then delete FlashNode {name}"
     wait_for(look, timeout=options.timeout, behind=behind)
-    _remove(client, node)
+    _remove(client, options.system_namespace, node)
     return f"Lost: {', '.join(item.key for item in gone)}. Delete these FlashVolumes, and make new ones.\n"
 
 
@@ -203,8 +207,8 @@ def _attachments_of(
     return sorted(found, key=lambda item: item.key)
 
 
-def _refuse_if_it_answers(client: Client, node: FlashNode) -> None:
-    beat = cluster.heartbeat_of(client, node)
+def _refuse_if_it_answers(client: Client, system: str, node: FlashNode) -> None:
+    beat = cluster.heartbeat_of(client, node, system)
     if beat.answers:
         raise NotDone(
             f"the agent on server {node.metadata.name} {beat.words}: it is not lost. Stop the agent there first, and "
@@ -212,7 +216,7 @@ def _refuse_if_it_answers(client: Client, node: FlashNode) -> None:
         )
 
 
-def _remove(client: Client, node: FlashNode) -> None:
+def _remove(client: Client, system: str, node: FlashNode) -> None:
     """Deletes the FlashNode, the very one, and the Lease of its agent."""
     from kubeflash.kube.client import path_of  # noqa: PLC0415  a second that no dump needs
 
@@ -224,14 +228,14 @@ def _remove(client: Client, node: FlashNode) -> None:
         pass
     except Conflict as error:
         raise NotDone(f"FlashNode {node.metadata.name} is another server by now: it was not deleted") from error
-    _remove_lease(client, node.metadata.name)
+    _remove_lease(client, system, node.metadata.name)
 
 
-def _remove_lease(client: Client, name: str) -> bool:
+def _remove_lease(client: Client, system: str, name: str) -> bool:
     from kubeflash.kube.client import path_of  # noqa: PLC0415  as above
 
     try:
-        client.call("DELETE", path_of(LEASE, SYSTEM_NAMESPACE, agent_lease(name)))
+        client.call("DELETE", path_of(LEASE, system, agent_lease(name)))
     except NotFound:
         return False
     return True
@@ -243,7 +247,7 @@ def _rest(options: argparse.Namespace, client: Client, name: str) -> str:
 
     left = [item for item in _volumes(client) if item.status.node_name == name]
     try:
-        lease = parse(client.get(LEASE, agent_lease(name), SYSTEM_NAMESPACE))
+        lease = parse(client.get(LEASE, agent_lease(name), options.system_namespace))
     except NotFound:
         if left:
             return _purge_without_node(options, client, name, left)
@@ -256,7 +260,7 @@ def _rest(options: argparse.Namespace, client: Client, name: str) -> str:
         return _purge_without_node(options, client, name, left)
     if options.dry_run:
         return f"FlashNode {name} is gone; its agent's Lease would be deleted.\n"
-    _remove_lease(client, name)
+    _remove_lease(client, options.system_namespace, name)
     return f"FlashNode {name} was gone; its agent's Lease is deleted too.\n"
 
 

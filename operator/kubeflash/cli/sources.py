@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from kubeflash.api.v1alpha1 import FlashNode
+from kubeflash.domain.kernel import kernel_problems
 from kubeflash.domain.pairs import became_worse
 from kubeflash.host.errors import HostError
 from kubeflash.host.listing import read_listing
@@ -45,6 +46,12 @@ class Source:
     node: FlashNode | None = None
     previous: tuple[tuple[str, str], ...] = ()
     history: tuple[str, ...] = ()
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What its kernel cannot do, a sentence each; nothing of a server that no agent tells of."""
+        linux = self.node.status.linux if self.node is not None else None
+        return tuple(kernel_problems(linux)) if linux is not None else ()
 
 
 def from_node(node: FlashNode) -> Source:

@@ -138,7 +138,7 @@ def _or_unknown(number: int | None) -> str:
 
 def _no_pairs(server: Server) -> str:
     if not server.gpus:
-        return "none: the server has no GPU that counts as one (see --gpu)"
+        return "none: the server has no GPU that counts as one (see agent.gpus of the chart, --gpu of the agent)"
     if not server.ssds:
         return "none: the server has no NVMe SSD"
     left = ", ".join(short(ssd) for ssd in server.ssds)

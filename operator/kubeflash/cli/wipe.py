@@ -47,15 +47,15 @@ def _wipe_ssd(options: argparse.Namespace, client: Client, node: FlashNode, ssd:
     name, terminal = node.metadata.name, Terminal.of(sys.stdout, options.color)
     volumes = cluster.keyed(FlashVolume, client.list(FlashVolume.info))
     say(show_ssd(node, ssd, volumes, terminal))
-    if _is_blank(ssd):
+    if is_blank(ssd):
         if not options.dry_run:
             cluster.write_spec(client, name, lambda now: _without(now, "ssds", ssd.id, None))
         return "It is blank: there is nothing to wipe.\n"
     may_wipe_ssd(node, ssd, volumes)
-    others = _of_others(client, node, ssd)
+    others = _of_others(client, node, ssd, options.system_namespace)
     if others:
         raise NotDone(others)
-    cluster.needs_agent(client, node)
+    cluster.needs_agent(client, node, options.system_namespace)
     if options.dry_run:
         return f"Dry run: nothing was changed. The SSD's serial, {ssd.serial}, will be asked for.\n"
     confirm(ssd.serial, options.confirm, "the SSD's serial")
@@ -74,7 +74,7 @@ def _wipe_ssd(options: argparse.Namespace, client: Client, node: FlashNode, ssd:
         now = cluster.flash_node(client, name)
         seen = now.status.observed_generation >= generation
         same = now.ssd(ssd.id)
-        if seen and same is not None and _is_blank(same):
+        if seen and same is not None and is_blank(same):
             return ""
         return progress(now, f"wipe SSD {ssd.id}", f"wipe {ssd.id}", seen=seen)
 
@@ -82,7 +82,7 @@ def _wipe_ssd(options: argparse.Namespace, client: Client, node: FlashNode, ssd:
     return f"SSD {ssd.id} of server {name} is wiped: it is blank.\n"
 
 
-def _is_blank(ssd: Ssd) -> bool:
+def is_blank(ssd: Ssd) -> bool:
     """Whether nothing at all is on it, not even the beginning of a claim."""
     return ssd.state == "Blank" and ssd.fingerprint is None
 
@@ -117,7 +117,7 @@ def _volumes_on(node: FlashNode, ssd: Ssd, volumes: Mapping[str, FlashVolume]) -
     ]
 
 
-def _of_others(client: Client, node: FlashNode, ssd: Ssd) -> str:
+def _of_others(client: Client, node: FlashNode, ssd: Ssd, system: str) -> str:
     """Why an SSD with another server's label is not ours to wipe: that one is there, and says that it has it."""
     if ssd.labelled is None:
         return ""
@@ -125,7 +125,7 @@ def _of_others(client: Client, node: FlashNode, ssd: Ssd) -> str:
         if other.status.system_uuid != ssd.labelled or other.metadata.name == node.metadata.name:
             continue
         has = other.ssd(ssd.id) is not None
-        if has and cluster.heartbeat_of(client, other).answers:
+        if has and cluster.heartbeat_of(client, other, system).answers:
             return f"SSD {ssd.id} is of server {other.metadata.name}, whose agent says that it has it: wipe it there"
     return ""
 
@@ -172,7 +172,7 @@ def _wipe_orphan(options: argparse.Namespace, client: Client, node: FlashNode, s
     name, terminal = node.metadata.name, Terminal.of(sys.stdout, options.color)
     say(_show_orphan(node, ssd, extent, terminal))
     _may_wipe_orphan(client, name, ssd, extent)
-    cluster.needs_agent(client, node)
+    cluster.needs_agent(client, node, options.system_namespace)
     if options.dry_run:
         return "Dry run: nothing was changed. The orphan's id will be asked for.\n"
     confirm(extent.id, options.confirm, "the orphan's id")

@@ -9,6 +9,7 @@ from kubeflash.controller import process
 from kubeflash.kube import command, runtime
 from kubeflash.kube.client import Client, load_configuration
 from kubeflash.kube.errors import KubeError
+from kubeflash.kube.serving import parse_address
 
 
 def main() -> int:
@@ -18,8 +19,9 @@ def main() -> int:
     command.prepare(options)
 
     def body() -> int:
+        address = parse_address(options.serve) if options.serve else None
         client = Client(load_configuration(options.kubeconfig))
-        return runtime.execute(partial(process.main, client, options.namespace), expected=(KubeError,))
+        return runtime.execute(partial(process.main, client, options.namespace), address, expected=(KubeError,))
 
     return command.guarded(body)
 

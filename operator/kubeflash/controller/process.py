@@ -11,30 +11,40 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from kubeflash.api.v1alpha1 import FINALIZER, FlashAttachment, FlashNode, FlashPool, FlashVolume
+from kubeflash.api.v1alpha1 import FINALIZER, GROUP, KINDS, FlashAttachment, FlashNode, FlashPool, FlashVolume
 from kubeflash.controller.attachments import reconcile_attachment
 from kubeflash.controller.events import events_of, farewell
+from kubeflash.controller.labels import label_nodes
 from kubeflash.controller.nodes import is_new_of, reconcile_node
 from kubeflash.controller.pools import reconcile_pool
 from kubeflash.controller.quiet import Quiet
+from kubeflash.controller.status import MANAGER
 from kubeflash.controller.volumes import LEAVING, reconcile_volume
 from kubeflash.domain.cluster import Cluster
 from kubeflash.domain.conditions import find
 from kubeflash.domain.names import LEADER_LEASE, agent_lease_node
 from kubeflash.domain.neighbours import Neighbours
-from kubeflash.kube import leases, runtime
+from kubeflash.kube import leases, rights, runtime, schema
 from kubeflash.kube.builtin import LEASE, Namespace, Node
 from kubeflash.kube.client import Client
-from kubeflash.kube.errors import KubeError, ServerError, Unreachable
-from kubeflash.kube.events import tell
+from kubeflash.kube.errors import KubeError
+from kubeflash.kube.events import Teller
 from kubeflash.kube.feed import Feed, Watch
 from kubeflash.kube.leases import Lease, LeaseHeld
+from kubeflash.kube.rights import Right
+from kubeflash.kube.serving import Health
 from kubeflash.kube.writes import Apply, Write
 
 log = logging.getLogger(__name__)
 
-LEADER_SECONDS = 15
-RENEW_SECONDS = 5.0
+LEADER_SECONDS = 10
+"""How long the Lease holds. When the leader's server is lost, the next one has seen its last renewal after 2.5 s at the
+most (`RENEW_SECONDS`), waits 10 s, and looks again within 2.5 s: it leads after 15 s at the latest, and a new volume is
+placed within 20 s."""
+RENEW_SECONDS = 2.5
+"""Seconds between two renewals, and between two looks of one that stands by."""
+LEASE_TOPIC = "lease"
+"""Topic of `Health`: whether the Lease can be asked for and renewed."""
 GIVE_BACK_SECONDS = 5.0
 """How long the end of the process waits for its Lease to be given back."""
 HEARTBEAT_CHECK = 15.0
@@ -66,6 +76,7 @@ class Controller:
 
     def __init__(self, client: Client, namespace: str, identity: str) -> None:
         self._client, self._namespace, self._identity = client, namespace, identity
+        self._teller = Teller(client)
         self._neighbours = Neighbours()
         self._quiet = Quiet()
         self.feed = Feed(
@@ -91,7 +102,8 @@ class Controller:
             # Their absence would be taken for a deletion, and bytes would be released.
             raise Unreadable(f"nothing is decided while these objects do not fit their schema: {self.feed.unreadable}")
         cluster = self._cluster()
-        refused = [write for write in decide(cluster, self._quiet) if not await self._send(write, cluster)]
+        writes = [*decide(cluster, self._quiet), *label_nodes(self.feed.of(FlashNode), self.feed.of(Node))]
+        refused = [write for write in writes if not await self._send(write, cluster)]
         wait = max(0.0, self._next_heartbeat_check - clock())
         return min(wait, REFUSED_WAIT) if refused else wait
 
@@ -100,7 +112,7 @@ class Controller:
         if not await self.feed.send(write):
             return False
         for body in self._news(write, cluster):
-            await tell(self._client, body)
+            self._teller.tell(body)
         return True
 
     def _news(self, write: Write, cluster: Cluster) -> Iterable[dict[str, Any]]:
@@ -210,6 +222,20 @@ def decide(cluster: Cluster, quiet: Quiet) -> list[Write]:
     return writes
 
 
+def needed_rights(namespace: str) -> tuple[Right, ...]:
+    """What RBAC must allow the controller, events left out: nothing depends on them."""
+    names = tuple(kind.info.plural for kind in KINDS)
+    return (
+        *rights.rights(GROUP, ("list", "watch", "patch"), *names),
+        *rights.rights(GROUP, ("patch",), *(f"{name}/status" for name in names)),
+        *rights.rights("", ("list", "watch"), "nodes", "namespaces"),
+        *rights.rights("", ("patch",), "nodes"),
+        *rights.rights(LEASE.group, ("list", "create"), LEASE.plural, namespace=namespace),
+        *(Right(verb, LEASE.plural, LEASE.group, namespace, LEADER_LEASE) for verb in ("get", "update")),
+        *rights.CRD_RIGHTS,
+    )
+
+
 class Leadership:
     """The controller's Lease, and whether it was renewed lately enough to act on it.
 
@@ -217,8 +243,8 @@ class Leadership:
     It is lost when somebody else holds the Lease.
     """
 
-    def __init__(self, lease: Lease) -> None:
-        self._lease = lease
+    def __init__(self, lease: Lease, health: Health) -> None:
+        self._lease, self._health = lease, health
         self._renewed = 0.0
         self.lost = False
 
@@ -233,19 +259,27 @@ class Leadership:
         Raises:
             KubeError: when the API server refuses it for good.
         """
-        said = False
+        said = ""
         while not stop.is_set():
+            self._health.beat()
+            words = ""
             try:
                 await self._acquire()
             except LeaseHeld as held:
-                if not said:
+                if said != held.holder:
                     log.info("standing by: %s", held)
-                said = True
-            except (Unreachable, ServerError) as error:
-                log.warning("waiting for the API server: %s", error)
+                said = held.holder
+            except runtime.MENDABLE as error:
+                words = str(error)
+                if said != words:
+                    log.warning("waiting for the Lease: %s", words)
+                said = words
             else:
                 log.info("leading as %s", self._lease.holder)
+                self._health.say(runtime.PASS, "it leads since a moment ago, and has not looked at all objects yet")
+                self._health.say(LEASE_TOPIC)
                 return True
+            self._health.say(LEASE_TOPIC, words)
             await runtime.sleep(RENEW_SECONDS, stop)
         return False
 
@@ -263,6 +297,9 @@ class Leadership:
                 stop.set()
             except KubeError as error:
                 log.warning("renewing the Lease failed: %s", error)
+                self._health.say(LEASE_TOPIC, f"the Lease is not renewed: {error}")
+            else:
+                self._health.say(LEASE_TOPIC)
 
     async def give_back(self, renewing: asyncio.Task[None]) -> None:
         """Lets the next controller lead at once: after the last renewal that is under way, if there is one.
@@ -283,28 +320,41 @@ class Leadership:
         self._renewed = began
 
 
-async def main(client: Client, namespace: str, stop: asyncio.Event) -> int:
+async def main(client: Client, namespace: str, health: Health, stop: asyncio.Event) -> int:
     """Waits for leadership, then works until `stop` is set or leadership is lost. The exit status.
 
+    An API server that is gone, and RBAC or CRDs that are missing, are waited for; `health` says so.
+
     Raises:
-        KubeError: when the API server refuses what the controller needs (RBAC, CRDs).
+        KubeError: when the API server refuses what the controller needs for good, as with wrong credentials.
     """
     holder = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
-    leadership = Leadership(Lease(client, namespace, LEADER_LEASE, holder, LEADER_SECONDS))
+    leadership = Leadership(Lease(client, namespace, LEADER_LEASE, holder, LEADER_SECONDS), health)
+    controller = Controller(client, namespace, holder)
+    controller.feed.answered = health.beat
+
+    async def needs() -> None:
+        await asyncio.to_thread(rights.check, client, MANAGER, needed_rights(namespace))
+        await asyncio.to_thread(schema.check, client)
+        await controller.feed.probe()
+
+    # Before it leads: one that cannot work must not keep another from it.
+    if not await runtime.persist(needs, health, stop):
+        return 0
     if not await leadership.win(stop):
         return 0
-    controller = Controller(client, namespace, holder)
-    await controller.feed.resync()  # says at once, and typed, when RBAC or CRDs are missing
     renewing = asyncio.create_task(leadership.keep(stop), name="leadership")
 
     async def reconcile() -> float | None:
         return await controller.reconcile() if leadership.fresh else 1.0
 
     try:
-        await runtime.run(controller.feed, reconcile, stop)
+        await runtime.run(controller.feed, reconcile, health, stop, beside=renewing)
     finally:
         stop.set()
     if leadership.lost:
         return 1
+    if renewing.done():  # else it ends with `stop`
+        renewing.result()
     await leadership.give_back(renewing)
     return 0

@@ -139,16 +139,23 @@ def _stays(volume: FlashVolume, cluster: Cluster) -> Placement | None:
 
 
 def _followed(volume: FlashVolume, cluster: Cluster) -> Placement | None:
-    """The other server that its SSD is in by now, with its bytes, when the one it was in does not have it any more."""
+    """The other server that its SSD is in by now, with its bytes, when the one it was in does not have it any more.
+
+    That is said by the former server itself, or by an admin. The other server's word alone would let root there have
+    the volumes of any server that is silent for a moment.
+    """
     status = volume.status
     here = (status.node_name or "", status.ssd or "")
     for (node, ssd), extent in cluster.ledger.extents(volume.spec.id or ""):
         if node == status.node_name or ssd != status.ssd or node not in cluster.answering:
             continue
-        if cluster.ledger.has(here) and here[0] in cluster.answering:
-            return None  # both say that they have it: nothing is decided from that
         before, now = cluster.nodes.get(here[0]), cluster.nodes[node]
-        renamed = before is not None and before.status.system_uuid == now.status.system_uuid
+        whose = before.status.system_uuid if before is not None else ""
+        silent = here[0] not in cluster.answering
+        renamed = silent and before is not None and whose == now.status.system_uuid
+        by_admin = silent and (here[0] in cluster.purged or now.spec.adopt.get(ssd) == whose)
+        if cluster.ledger.has(here) and not (renamed or by_admin):
+            return None
         words = f"server {here[0]} is called {node} now" if renamed else f"SSD {ssd} came from server {here[0]}"
         near, p2p = (status.distance, status.p2p) if renamed else (None, None)
         return Placement(node, ssd, max(granted(volume), extent.bytes), near, p2p, "Moved", words)
@@ -442,8 +449,10 @@ def _no_room(volume: FlashVolume, sieve: _Sieve) -> Refusal | None:
     said = [*sieve.said, f"largest free extent {human_bytes(largest)} < {volume.spec.size}"]
     if needed > (whole := max(candidate.item.capacity for candidate in fitting)):
         said.append(f"none of these SSDs can hold more than {human_bytes(whole)}, even when it is empty")
-        return Refusal("NoSpace", f"{'; '.join(said)}; make it smaller, or give the pool larger SSDs")
-    return Refusal("NoSpace", f"{'; '.join(said)}; make it smaller, release volumes, or give the pool more SSDs")
+        return Refusal("NoSpace", f"{'; '.join(said)}; delete it and make a smaller one, or give the pool larger SSDs")
+    return Refusal(
+        "NoSpace", f"{'; '.join(said)}; make a smaller one in its place, release volumes, or give the pool more SSDs"
+    )
 
 
 def _too_far(how_far: Distance | None, limit: Distance) -> str:

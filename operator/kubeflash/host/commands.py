@@ -18,6 +18,8 @@ PACKAGES = {
     "blkid": "util-linux",
     "blkdiscard": "util-linux",
     "nvme": "nvme-cli",
+    "modprobe": "kmod",
+    "mount": "mount (Debian, Ubuntu) or util-linux",
 }
 _GRACE = 2.0  # seconds for a killed command to end; one that hangs in the kernel does not
 

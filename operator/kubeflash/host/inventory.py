@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kubeflash.api.v1alpha1 import Kernel
+from kubeflash.domain.kernel import kernel_problems
 from kubeflash.host.gpus import GpuFacts, gpu_facts
 from kubeflash.host.identity import NoIdentity, system_uuid
 from kubeflash.host.kernel import read_kernel
@@ -40,8 +41,14 @@ class Inventory:
     switched: bool = True
 
 
-def discover(root: HostRoot, rules: GpuRules) -> Inventory:
-    """Reads the server. Devices that come or go meanwhile are in it or not; nothing is raised for them."""
+def discover(root: HostRoot, rules: GpuRules, failures: Mapping[str, str] | None = None) -> Inventory:
+    """Reads the server. Devices that come or go meanwhile are in it or not; nothing is raised for them.
+
+    Args:
+        root: where /sys, /proc, /dev and /lib/modules are.
+        rules: which PCI devices count as GPUs.
+        failures: by module, why it could not be loaded.
+    """
     tree = read_pci_devices(root)
     addresses = tuple(device.address for device in tree if rules.is_gpu(device))
     tree = mark_cards(tree, addresses)
@@ -60,10 +67,12 @@ def discover(root: HostRoot, rules: GpuRules) -> Inventory:
             "some PCI bridges do not say whether they are root ports or switches, so distances are taken from the "
             "structure alone: the agent needs CAP_SYS_ADMIN to read their configuration space"
         )
+    kernel = read_kernel(root, failures)
+    problems += kernel_problems(kernel)
     return Inventory(
         gpus=gpus,
         ssds=ssds,
-        kernel=read_kernel(root),
+        kernel=kernel,
         system_uuid=uuid,
         problems=tuple(problems),
         gpu_facts=gpu_facts(root, gpus),

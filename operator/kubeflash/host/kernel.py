@@ -7,20 +7,15 @@ they are loaded; before that, and of the target in most cases, only the kernel's
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from kubeflash.api.v1alpha1 import Ability, Kernel
+from kubeflash.host.modules import CONFIGFS, Modules, cached, no_such_module
 from kubeflash.host.root import HostRoot
 from kubeflash.host.sysfs import read_text
 
-_LIMIT = 16 << 20  # bytes of a file; they have 300 KB to 1 MB
-_MODULES = ("nvmet", "nvmet-tcp", "nvmet-rdma", "nvme-tcp", "nvme-rdma", "tls")
 _RELEASE = re.compile(r"[\w.+~-]{1,64}", re.ASCII)
 _OPTIONS = (
     "CONFIG_NVME_HOST_AUTH",
@@ -31,64 +26,69 @@ _OPTIONS = (
 )
 
 
-def read_kernel(root: HostRoot) -> Kernel:
-    """The kernel's release and abilities; what cannot be seen counts as missing, and says so."""
+def read_kernel(root: HostRoot, failures: Mapping[str, str] | None = None) -> Kernel:
+    """The kernel's release and abilities; what cannot be seen counts as missing, and says so.
+
+    Args:
+        root: where /sys, /proc, /dev and /lib/modules are.
+        failures: by module, why it could not be loaded (`modules.Loader.failures`).
+    """
     release = read_text(root.proc / "sys" / "kernel" / "osrelease") or ""
     if not _RELEASE.fullmatch(release):
         return Kernel()
-    modules, config = _Modules.read(root, release), _Config.read(root, release)
+    kernel = _Running(root, release, Modules.read(root, release), failures or {})
+    config = _Config.read(root, release)
     # read without having been written, the file lists the options that the initiator knows
     options = _split_options(read_text(root.dev / "nvme-fabrics"))
-    nvmet = _target(root, modules, "nvmet")
+    nvmet = kernel.target("nvmet")
     tls = _both(_initiator(options, "tls", config, "CONFIG_NVME_TCP_TLS"), _target_tls(root, config))
     return Kernel(
         release=release,
         nvmet=nvmet,
-        nvmet_tcp=_on(nvmet, _target(root, modules, "nvmet-tcp")),
-        nvmet_rdma=_on(nvmet, _target(root, modules, "nvmet-rdma")),
-        nvme_tcp=modules.ability("nvme-tcp"),
-        nvme_rdma=modules.ability("nvme-rdma"),
+        nvmet_tcp=_on(nvmet, kernel.target("nvmet-tcp")),
+        nvmet_rdma=_on(nvmet, kernel.target("nvmet-rdma")),
+        nvme_tcp=kernel.ability("nvme-tcp"),
+        nvme_rdma=kernel.ability("nvme-rdma"),
         authentication=_both(
             _initiator(options, "dhchap_secret", config, "CONFIG_NVME_HOST_AUTH", "CONFIG_NVME_AUTH"),
-            _target_authentication(root, config),
+            _target_authentication(root, kernel.modules, config),
         ),
-        tls=_with_tlshd(root, _both(tls, modules.ability("tls"))),
+        tls=_with_tlshd(root, _both(tls, kernel.ability("tls"))),
     )
 
 
 @dataclass(frozen=True)
-class _Modules:
-    """The modules of the running kernel: those that are loaded, and those that could be. None: nobody says."""
+class _Running:
+    """The running kernel: its modules, and which of them could not be loaded."""
 
-    loaded: Path
-    folder: Path
-    builtin: frozenset[str] | None
-    loadable: frozenset[str] | None
-
-    @classmethod
-    def read(cls, root: HostRoot, release: str) -> _Modules:
-        folder = root.path / "lib" / "modules" / release
-        return cls(
-            root.sys / "module",
-            folder,
-            _cached(_listed, folder / "modules.builtin"),
-            _cached(_listed, folder / "modules.dep"),
-        )
-
-    def is_loaded(self, name: str) -> bool:
-        return (self.loaded / name.replace("-", "_")).is_dir()
+    root: HostRoot
+    release: str
+    modules: Modules
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     def ability(self, name: str) -> Ability:
         """Whether a module is there, or could be."""
-        if self.is_loaded(name):
+        modules, folder = self.modules, self.modules.folder
+        if modules.is_loaded(name):
             return _yes(f"module {name} is loaded")
-        if name in (self.builtin or ()):
+        if name in (modules.builtin or ()):
             return _yes(f"module {name} is built in")
-        if name in (self.loadable or ()):
-            return _yes(f"module {name} can be loaded from {self.folder}")
-        if self.loadable is None:
-            return _no(f"module {name} is not loaded, and {self.folder} does not say whether it could be")
-        return _no(f"there is no module {name} in {self.folder}")
+        if name in self.failures:
+            return _no(self.failures[name])
+        if name in (modules.loadable or ()):
+            return _yes(f"module {name} can be loaded from {folder}")
+        if modules.loadable is None:
+            words = f"module {name} is not loaded, and {folder} does not say whether it could be"
+            return _no(f"{words}: in a container it must be the server's /lib/modules")
+        return _no(no_such_module(self.root, name, folder, self.release))
+
+    def target(self, name: str) -> Ability:
+        """A module of the target. When it is loaded, configfs must be mounted too: nothing can be exported without."""
+        if self.modules.is_loaded(name) and not self.root.nvmet.is_dir():
+            where = self.root.nvmet.parent
+            words = f"module {name} is loaded, but {self.root.nvmet} is not there"
+            return _no(f"{words}: {self.failures.get(CONFIGFS) or f'mount -t configfs configfs {where}'}")
+        return self.ability(name)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class _Config:
             root.path / "lib" / "modules" / release / "config",
             root.proc / "config.gz",
         ):
-            values = _cached(_settings, path)
+            values = cached(_settings, path)
             if values is not None:
                 return cls(str(path), values)
         return cls("", frozenset())
@@ -118,44 +118,15 @@ class _Config:
         return _yes(f"{found} in {self.path}") if found else _no(f"{options[0]} is not set in {self.path}")
 
 
-def _listed(content: bytes) -> frozenset[str]:
-    """Those of the modules above that modules.builtin or modules.dep lists."""
-    # .ko is followed by .xz, .zst or .gz where modules are compressed
-    return frozenset(name for name in _MODULES if f"/{name}.ko".encode() in content)
-
-
 def _settings(content: bytes) -> frozenset[str]:
     """Those of the options above that a kernel's configuration sets."""
     found = re.findall(rb"^(CONFIG_NVME_\w+)=[ym]$", content, re.MULTILINE)
     return frozenset(name for name in _OPTIONS if name.encode() in found)
 
 
-def _cached(read: Callable[[bytes], frozenset[str]], path: Path) -> frozenset[str] | None:
-    """What a file says, read again only when it has changed; None when it cannot be read."""
-    try:
-        status = path.stat()
-        return _read(read, path, status.st_mtime_ns, status.st_size)
-    except (OSError, EOFError, zlib.error):
-        return None
-
-
-@lru_cache(maxsize=8)
-def _read(read: Callable[[bytes], frozenset[str]], path: Path, mtime: int, size: int) -> frozenset[str]:
-    del mtime, size
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        return read(file.read(_LIMIT))
-
-
 def _split_options(text: str | None) -> frozenset[str] | None:
     """The options that the initiator knows, from a list such as `transport=%s,tls,dhchap_secret=%s`; None: not said."""
     return frozenset(option.partition("=")[0].strip() for option in text.split(",")) if text else None
-
-
-def _target(root: HostRoot, modules: _Modules, name: str) -> Ability:
-    """A module of the target. When it is loaded, configfs must be mounted too: nothing can be exported without."""
-    if modules.is_loaded(name) and not root.nvmet.is_dir():
-        return _no(f"module {name} is loaded, but {root.nvmet} is not there: mount configfs")
-    return modules.ability(name)
 
 
 def _initiator(options: frozenset[str] | None, option: str, config: _Config, *settings: str) -> Ability | None:
@@ -166,10 +137,22 @@ def _initiator(options: frozenset[str] | None, option: str, config: _Config, *se
     return Ability(available=knows, how=f"/dev/nvme-fabrics {'lists' if knows else 'does not list'} {option}")
 
 
-def _target_authentication(root: HostRoot, config: _Config) -> Ability | None:
+def _target_authentication(root: HostRoot, modules: Modules, config: _Config) -> Ability | None:
     if (root.sys / "module" / "nvme_auth" / "holders" / "nvmet").exists():
         return _yes("module nvmet uses nvme-auth")
-    return config.says("CONFIG_NVME_TARGET_AUTH")
+    said = config.says("CONFIG_NVME_TARGET_AUTH")
+    if said is None and _is_separate(root, modules, "nvmet"):
+        return _no("module nvmet does not use nvme-auth: it was built without CONFIG_NVME_TARGET_AUTH")
+    return said
+
+
+def _is_separate(root: HostRoot, modules: Modules, name: str) -> bool:
+    """Whether a module is loaded, and neither it nor what it needs for authentication is built in: holders tell.
+
+    A kernel without CONFIG_MODULE_UNLOAD keeps no holders, and no refcnt either.
+    """
+    shared = modules.builtin is None or modules.builtin & {"nvme-auth", "nvme-common"}
+    return not shared and (root.sys / "module" / name / "refcnt").exists()
 
 
 def _target_tls(root: HostRoot, config: _Config) -> Ability | None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from kubeflash.api.v1alpha1 import KindInfo, Model, Resource
+
+
+def _info(kind: str, plural: str, group: str = "", scope: Literal["Cluster", "Namespaced"] = "Cluster") -> KindInfo:
+    return KindInfo(kind=kind, plural=plural, short=(), scope=scope, columns=(), group=group, version="v1")
 
 
 class NodeSpec(Model):
@@ -16,9 +20,7 @@ class NodeSpec(Model):
 class Node(Resource):
     """A Node: its labels decide which pools select the server of this name; cordoned, it gets no new volumes."""
 
-    info: ClassVar[KindInfo] = KindInfo(
-        kind="Node", plural="nodes", short=(), scope="Cluster", columns=(), group="", version="v1"
-    )
+    info: ClassVar[KindInfo] = _info("Node", "nodes")
 
     spec: NodeSpec = NodeSpec()
 
@@ -26,27 +28,14 @@ class Node(Resource):
 class Namespace(Resource):
     """A Namespace: its labels decide which pools it may use."""
 
-    info: ClassVar[KindInfo] = KindInfo(
-        kind="Namespace", plural="namespaces", short=(), scope="Cluster", columns=(), group="", version="v1"
-    )
+    info: ClassVar[KindInfo] = _info("Namespace", "namespaces")
 
 
-LEASE = KindInfo(
-    kind="Lease",
-    plural="leases",
-    short=(),
-    scope="Namespaced",
-    columns=(),
-    group="coordination.k8s.io",
-    version="v1",
-)
-
-EVENT = KindInfo(
-    kind="Event",
-    plural="events",
-    short=(),
-    scope="Namespaced",
-    columns=(),
-    group="events.k8s.io",
-    version="v1",
+LEASE = _info("Lease", "leases", "coordination.k8s.io", "Namespaced")
+EVENT = _info("Event", "events", "events.k8s.io", "Namespaced")
+DAEMON_SET = _info("DaemonSet", "daemonsets", "apps", "Namespaced")
+CRD = _info("CustomResourceDefinition", "customresourcedefinitions", "apiextensions.k8s.io")
+POLICY = _info("ValidatingAdmissionPolicy", "validatingadmissionpolicies", "admissionregistration.k8s.io")
+POLICY_BINDING = _info(
+    "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", "admissionregistration.k8s.io"
 )

@@ -78,18 +78,18 @@ class Client:
             KubeError: of the kind that fits; `Unreachable` when there is no answer.
         """
         what = f"{method} {self.server}{path}"
-        request = self._api.param_serialize(
-            method,
-            path,
-            query_params=list((query or {}).items()),
-            header_params={"Accept": "application/json", "Content-Type": content_type},
-            body=body,
-            auth_settings=["BearerToken"],
-        )
         try:
+            request = self._api.param_serialize(  # reads the token anew, which may be gone for a moment
+                method,
+                path,
+                query_params=list((query or {}).items()),
+                header_params={"Accept": "application/json", "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
             response = self._api.call_api(*request, _request_timeout=TIMEOUT)
             data = response.read()
-        except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
+        except (ConfigException, urllib3.exceptions.HTTPError, ApiException, OSError) as error:
             raise Unreachable(f"{what}: {error}; is the API server up, and the address right?") from error
         text = data.decode(errors="replace") if data else ""
         if not 200 <= response.status < 300:
@@ -134,8 +134,10 @@ class Client:
         """Replaces an object. Raises `Conflict` when its resourceVersion is not the one in `body`, else as `call`."""
         return self.call("PUT", path_of(info, namespace, name), body=body)
 
-    def patch(self, resource: Resource, body: JSON) -> JSON:
+    def patch(self, resource: Resource, body: JSON, *, any_version: bool = False) -> JSON:
         """Merges `body` into an object, only while it is the very one that was read: uid and resourceVersion.
+
+        With `any_version` it may have changed meanwhile, but not be another one of that name.
 
         Raises:
             Conflict: when it changed, or another has its name now.
@@ -143,11 +145,9 @@ class Client:
         """
         meta = resource.metadata
         guarded = dict(body)
-        guarded["metadata"] = {
-            **body.get("metadata", {}),
-            "uid": meta.uid,
-            "resourceVersion": meta.resource_version,
-        }
+        guarded["metadata"] = {**body.get("metadata", {}), "uid": meta.uid}
+        if not any_version:
+            guarded["metadata"]["resourceVersion"] = meta.resource_version
         path = path_of(resource.info, meta.namespace, meta.name)
         return self.call("PATCH", path, body=guarded, content_type="application/merge-patch+json")
 

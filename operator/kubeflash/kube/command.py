@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from kubeflash import __version__
 from kubeflash.kube.errors import KubeError
+from kubeflash.kube.serving import CannotServe
 
 log = logging.getLogger("kubeflash")
 
@@ -29,6 +30,11 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
         "--namespace", default="kubeflash-system", help="namespace that KubeFlash runs in (default: %(default)s)"
     )
     result.add_argument("--cluster-id", help="the cluster's id on the disks (default: the uid of kube-system)")
+    result.add_argument(
+        "--serve",
+        metavar="HOST:PORT",
+        help="answer /livez, /readyz and /metrics there over HTTP; without HOST on all addresses (default: nowhere)",
+    )
     result.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     return result
 
@@ -67,7 +73,7 @@ def guarded(main: Callable[[], int], expected: tuple[type[Exception], ...] = ())
 
     What is not expected is a bug and keeps its traceback.
     """
-    known: tuple[type[Exception], ...] = (KubeError, *expected)
+    known: tuple[type[Exception], ...] = (KubeError, CannotServe, *expected)
     try:
         return main()
     except known as error:

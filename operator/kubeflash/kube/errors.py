@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from typing import ClassVar
 
 
 class KubeError(Exception):
@@ -22,7 +24,7 @@ class Unauthorized(KubeError):
 
 
 class Forbidden(KubeError):
-    """The identity may not do this: RBAC is missing."""
+    """The identity may not do this: RBAC is missing, or a policy refuses it."""
 
 
 class NotFound(KubeError):
@@ -35,6 +37,16 @@ class Conflict(KubeError):
 
 class Invalid(KubeError):
     """The API server's schema or rules refuse the object."""
+
+
+class NotYet(KubeError):
+    """Something else has to happen first, or an admin has to do something. Worth trying again.
+
+    Attributes:
+        seconds: after how long; None: as after any failure.
+    """
+
+    seconds: ClassVar[float | None] = None
 
 
 class ServerError(KubeError):
@@ -52,11 +64,23 @@ _BY_STATUS: dict[int, type[KubeError]] = {
     429: ServerError,
 }
 
+APPLY_CRDS = (
+    "apply this version's CRDs: helm upgrade --install kubeflash-crds charts/kubeflash-crds, or kubectl apply "
+    "--server-side -f crds/"
+)
+APPLY_RBAC = (
+    "Apply the chart's RBAC: helm upgrade of release kubeflash, or kubectl apply --server-side -f deploy/kubeflash.yaml"
+)
+
 _REMEDY: dict[type[KubeError], str] = {
     Unauthorized: "check the credentials in the kubeconfig",
-    Forbidden: "apply deploy/rbac.yaml and bind this identity to its role",
-    NotFound: "if the kind is unknown, apply crds/ first",
+    NotFound: f"if the kind is unknown, {APPLY_CRDS}",
 }
+
+_NO_RULE = re.compile(
+    r'User "(?P<user>[^"]*)" cannot (?P<verb>\S+) resource "(?P<resource>[^"]*)" in API group "(?P<group>[^"]*)"'
+)
+"""How the API server says that no authorizer allows a request."""
 
 
 def from_status(status: int, what: str, body: str) -> KubeError:
@@ -67,4 +91,12 @@ def from_status(status: int, what: str, body: str) -> KubeError:
         message = body.strip()[:500] or f"HTTP {status}"
     kind = _BY_STATUS.get(status, ServerError)
     remedy = _REMEDY.get(kind)
+    if kind is Forbidden and (found := _NO_RULE.search(message)):
+        rule = said_rule(found["verb"], found["resource"], found["group"])
+        remedy = f"{found['user']} lacks the RBAC rule: {rule}. {APPLY_RBAC}; or bind this identity to its role"
     return kind(f"{what}: {message}" + (f" ({remedy})" if remedy else ""))
+
+
+def said_rule(verb: str, resource: str, group: str) -> str:
+    """A rule of RBAC in words: `list flashpools in API group kubeflash.io`."""
+    return f"{verb} {resource} in API group {group or chr(34) * 2}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from datetime import datetime
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ log = logging.getLogger(__name__)
 
 CLUSTER_NAMESPACE = "default"
 """Where events about objects without a namespace must be."""
+WAITING = 512
+"""Events that wait to be written at the most; a thousand volumes become Ready in minutes."""
 _NOTE = 1024  # bytes that the API server takes
 
 
@@ -63,12 +66,30 @@ def event(
     }
 
 
-async def tell(client: Client, body: dict[str, Any]) -> None:
-    """Writes an event. One that cannot be written is logged: nothing depends on it."""
-    try:
-        await asyncio.to_thread(client.create, EVENT, body, body["metadata"]["namespace"])
-    except KubeError as error:
-        log.warning("an event could not be written: %s", error)
+class Teller:
+    """Writes events in the background, in their order: an admission webhook that is slow holds up no pass."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._sending: asyncio.Task[None] | None = None
+
+    def tell(self, body: dict[str, Any]) -> None:
+        """Has an event written soon. One that cannot be written is logged: nothing depends on it."""
+        if len(self._waiting) >= WAITING:
+            log.warning("an event was not written, %d wait already: %s", WAITING, body["note"])
+            return
+        self._waiting.append(body)
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send(), name="events")
+
+    async def _send(self) -> None:
+        while self._waiting:
+            body = self._waiting.popleft()
+            try:
+                await asyncio.to_thread(self._client.create, EVENT, body, body["metadata"]["namespace"])
+            except KubeError as error:
+                log.warning("an event could not be written: %s", error)
 
 
 def _fitting(note: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -17,7 +17,7 @@ import kopf
 from pydantic import ValidationError
 
 from kubeflash.api.v1alpha1 import Resource
-from kubeflash.kube.client import Client
+from kubeflash.kube.client import Client, path_of
 from kubeflash.kube.errors import Conflict, Forbidden, Invalid, NotFound
 from kubeflash.kube.writes import Write
 
@@ -45,6 +45,8 @@ class Feed:
         changed: set whenever something may have changed.
         unreadable: objects that do not fit their schema. They are not in the index, and are not absent either: while
             there are any, nothing may be concluded from an object's absence.
+        answered: called at each answer of the API server.
+        forbidden: why the API server did not allow a write; empty when it allowed all since this was emptied.
     """
 
     def __init__(self, client: Client, watches: Iterable[Watch]) -> None:
@@ -56,6 +58,8 @@ class Feed:
         self.changed = asyncio.Event()
         self.relisted = asyncio.Event()
         self.unreadable: set[str] = set()
+        self.forbidden = ""
+        self.answered: Callable[[], None] = lambda: None
 
     def register(self, registry: kopf.OperatorRegistry, settings: kopf.OperatorSettings) -> None:
         """Has kopf watch the kinds and feed this index."""
@@ -122,10 +126,25 @@ class Feed:
             return True
         except (Invalid, Forbidden) as error:
             log.error("%s: %s", what, error)  # noqa: TRY400
+            self.answered()
+            if isinstance(error, Forbidden):
+                self.forbidden = str(error)
             return False
+        self.answered()
         log.info("wrote %s", what)
         self.put(kind, body)
         return True
+
+    async def probe(self) -> None:
+        """Asks whether all kinds can be listed.
+
+        Raises:
+            KubeError: when one cannot: RBAC or CRDs are missing, or the API server does not answer.
+        """
+        for watch in self._watches:
+            path, query = path_of(watch.kind.info, None), {"limit": "1"}
+            await asyncio.to_thread(self._client.call, "GET", path, query=query)
+            self.answered()
 
     async def resync(self) -> None:
         """Replaces everything by full lists.
@@ -137,6 +156,7 @@ class Feed:
         unreadable: set[str] = set()
         for watch in self._watches:
             bodies, version = await asyncio.to_thread(self._client.list_at, watch.kind.info, watch.field_selector)
+            self.answered()
             parsed = [_parse(watch.kind, body) for body in bodies]
             unreadable |= {
                 f"{watch.kind.info.kind} {body['metadata'].get('namespace', '')}/{body['metadata']['name']}"

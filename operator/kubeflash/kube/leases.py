@@ -43,16 +43,20 @@ class Watcher:
 
     A Lease is fresh for its duration after it was *seen* to change; one seen for the first time counts as fresh.
     Nothing follows from a time in which nobody looked, as while the API server was gone: all are fresh anew then.
+
+    Args:
+        unwatched: seconds between two looks that are such a time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unwatched: float = UNWATCHED) -> None:
+        self._unwatched = unwatched
         self._seen: dict[str, tuple[LeaseView, float]] = {}
         self._looked = time.monotonic()
 
     def see(self, views: Iterable[LeaseView]) -> None:
         """Takes in all Leases as they are now."""
         before, now = self._seen, time.monotonic()
-        if now - self._looked > UNWATCHED:
+        if now - self._looked > self._unwatched:
             before = {}
         self._looked = now
         self._seen = {
@@ -87,7 +91,7 @@ class Lease:
     def __init__(self, client: Client, namespace: str, name: str, holder: str, seconds: int) -> None:
         self._client, self._namespace, self.name = client, namespace, name
         self.holder, self.seconds = holder, seconds
-        self._watcher = Watcher()
+        self._watcher = Watcher(min(UNWATCHED, seconds / 2))  # who holds it could not renew it either
 
     def acquire(self) -> None:
         """Takes or renews it. Somebody else's is taken once it was watched for its duration without being renewed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -14,9 +15,10 @@ from typing import Any, NoReturn
 import kopf
 from kubernetes.client.configuration import Configuration
 
-from kubeflash.kube.errors import KubeError
+from kubeflash.kube.errors import Forbidden, KubeError, NotFound, NotYet, ServerError, Unreachable
 from kubeflash.kube.feed import Feed
 from kubeflash.kube.secrets import path_of
+from kubeflash.kube.serving import START, CannotServe, Health, serving
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,15 @@ EXIT_SECONDS = 0.3
 """Seconds that kopf has for ending its watches in order, and again for being cancelled."""
 
 Reconcile = Callable[[], Awaitable[float | None]]
+
+MENDABLE = (Unreachable, ServerError, Forbidden, NotFound, NotYet)
+"""What goes away when the API server is back, or when an admin has applied what is missing: it is waited for."""
+WAITING = {Unreachable: "waiting for the API server", ServerError: "waiting for the API server"}
+
+PASS = "pass"  # noqa: S105
+"""Topic of `Health`: how the last pass went."""
+RIGHTS = "rights"
+"""Topic of `Health`: which writes the last pass was not allowed."""
 
 
 class _Forever:
@@ -57,8 +68,10 @@ def kopf_settings() -> kopf.OperatorSettings:
     return settings
 
 
-async def run(feed: Feed, reconcile: Reconcile, stop: asyncio.Event) -> None:
-    """Feeds the index and reconciles until `stop` is set.
+async def run(
+    feed: Feed, reconcile: Reconcile, health: Health, stop: asyncio.Event, *, beside: asyncio.Task[None]
+) -> None:
+    """Feeds the index and reconciles until `stop` is set, or `beside` ends: what it raises is its owner's to raise.
 
     `reconcile` looks at the whole index and does what is due; it returns seconds until it wants to look again though
     nothing changed, or None. When it raises `KubeError` it is called again after a back-off.
@@ -68,7 +81,7 @@ async def run(feed: Feed, reconcile: Reconcile, stop: asyncio.Event) -> None:
     ready = asyncio.Event()
     feed.register(registry, settings)
     _add_login(registry, feed.configuration)
-    loop = asyncio.create_task(_loop(feed, reconcile), name="reconcile")
+    loop = asyncio.create_task(_loop(feed, reconcile, health), name="reconcile")
     operator = asyncio.create_task(
         kopf.operator(
             registry=registry,
@@ -83,7 +96,7 @@ async def run(feed: Feed, reconcile: Reconcile, stop: asyncio.Event) -> None:
     signals = asyncio.create_task(_heed_signals(ready, stop), name="signals")
     stopped = asyncio.create_task(stop.wait(), name="stop")
     try:
-        await asyncio.wait({loop, operator, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({loop, operator, stopped, beside}, return_when=asyncio.FIRST_COMPLETED)
         if operator.done() and not operator.cancelled() and operator.exception() is not None:
             error = operator.exception()
             raise KubeError(f"watching the API server ended: {type(error).__name__}: {error}") from error
@@ -111,12 +124,14 @@ def set_on_signal(stop: asyncio.Event) -> None:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
-async def _loop(feed: Feed, reconcile: Reconcile) -> None:
+async def _loop(feed: Feed, reconcile: Reconcile, health: Health) -> None:
     failures = 0
     next_resync = 0.0
     clock = asyncio.get_running_loop().time
     while True:
+        health.beat()
         feed.changed.clear()
+        feed.forbidden = ""
         delay: float | None
         try:
             if feed.relisted.is_set() or clock() >= next_resync:
@@ -125,11 +140,14 @@ async def _loop(feed: Feed, reconcile: Reconcile) -> None:
                 next_resync = clock() + RESYNC
             delay = await reconcile()
             failures = 0
+            health.say(PASS)
         except KubeError as error:
+            health.say(PASS, f"{type(error).__name__}: {error}")
             delay = BACKOFF[min(failures, len(BACKOFF) - 1)]
             failures += 1
             next_resync = 0.0
             log.warning("%s: %s; again in %g s", type(error).__name__, error, delay)
+        health.say(RIGHTS, feed.forbidden)
         until_resync = max(0.0, next_resync - clock())
         wait = until_resync if delay is None else delay if failures else min(delay, until_resync)
         with contextlib.suppress(TimeoutError):
@@ -157,29 +175,73 @@ def _add_login(registry: kopf.OperatorRegistry, configuration: Configuration) ->
     kopf.on.login(registry=registry, id="login")(login)
 
 
-async def sleep(seconds: float, stop: asyncio.Event) -> None:
-    """Sleeps, or returns at once when `stop` is set."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), timeout=seconds)
+async def persist(attempt: Callable[[], Awaitable[None]], health: Health, stop: asyncio.Event) -> bool:
+    """Tries until `attempt` succeeds, saying why it does not. False when `stop` came first.
+
+    Raises:
+        KubeError: when it fails by what waiting does not mend.
+    """
+    said = ""
+    for backoff in itertools.chain(BACKOFF, itertools.repeat(BACKOFF[-1])):
+        health.beat()
+        try:
+            await attempt()
+        except MENDABLE as error:
+            words = f"{WAITING[type(error)]}: {error}" if type(error) in WAITING else str(error)
+            health.say(START, words)
+            if words != said:  # once, not every five seconds for as long as it takes
+                log.warning("%s", words)
+            said = words
+            delay = error.seconds if isinstance(error, NotYet) and error.seconds is not None else backoff
+        else:
+            health.say(START)
+            return True
+        await sleep(delay, stop)
+        if stop.is_set():
+            break
+    return False
 
 
-def execute(main: Callable[[asyncio.Event], Awaitable[int]], expected: tuple[type[Exception], ...] = ()) -> NoReturn:
+async def sleep(seconds: float, *events: asyncio.Event) -> None:
+    """Sleeps, or returns at once when one of the events is set."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waits:
+            task.cancel()
+
+
+def execute(
+    main: Callable[[Health, asyncio.Event], Awaitable[int]],
+    address: tuple[str, int] | None,
+    expected: tuple[type[Exception], ...] = (),
+) -> NoReturn:
     """Runs an asynchronous main with a stop event that SIGTERM and SIGINT set; ends the process with its result.
 
-    What `main` raises is raised, but for `expected` errors: one line, and exit status 1. The process ends at once even
-    where a blocking call (a wipe, a connect) still sits in a thread: the disk is the ledger, the next start goes on.
+    What `main` says of itself is served at `address`, if there is one, before `main` begins.
+
+    What `main` raises ends it with exit status 1: one line for `expected` errors, a traceback for what is a bug. The
+    process ends at once even where a blocking call (a wipe, a connect) still sits in a thread: the disk is the ledger,
+    the next start goes on.
     """
 
     async def body() -> int:
         stop = asyncio.Event()
         set_on_signal(stop)
-        return await main(stop)
+        health = Health()
+        async with serving(address, health):
+            return await main(health, stop)
 
+    known: tuple[type[Exception], ...] = (CannotServe, *expected)
     # Not asyncio.run, which waits for the threads; nor a return to the interpreter, which does so too.
     try:
         status = asyncio.new_event_loop().run_until_complete(body())
-    except expected as error:
+    except known as error:
         log.error("%s: %s", type(error).__name__, error)  # noqa: TRY400
+        status = 1
+    except BaseException:
+        log.exception("a bug: please report this")
         status = 1
     logging.shutdown()
     os._exit(status)

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from kubernetes.client.configuration import Configuration
 
+MEMORY = Path("/dev/shm")  # noqa: S108  the kernel's, and a container's even where all else is read-only
+"""Where the package may write meanwhile: to no disk. Where there is none, to the folder for temporary files."""
+
 _FIELDS = ("ssl_ca_cert", "cert_file", "key_file")
 _in_memory: dict[str, str] = {}
 """What the package wrote, and where it is now."""
@@ -28,7 +31,8 @@ def keep_in_memory(configuration: Configuration, load: Callable[[str], None]) ->
         configuration: what `load` fills.
         load: fills it, given a folder for files.
     """
-    with tempfile.TemporaryDirectory(prefix="kubeflash-") as folder:
+    where = MEMORY if os.access(MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="kubeflash-", dir=where) as folder:
         load(folder)
         for field in _FIELDS:
             path = getattr(configuration, field)

@@ -25,14 +25,19 @@ JSON = dict[str, Any]
 
 @dataclass(frozen=True)
 class Patch:
-    """A merge patch on metadata or spec, guarded by uid and resourceVersion."""
+    """A merge patch on metadata or spec, guarded by uid and resourceVersion.
+
+    Attributes:
+        any_version: guarded by uid alone: what it says depends on nothing else in the object.
+    """
 
     resource: Resource
     body: JSON
+    any_version: bool = field(default=False)
 
     def send(self, client: Client) -> JSON:
         """Sends it. Raises as `Client.patch`."""
-        return client.patch(self.resource, self.body)
+        return client.patch(self.resource, self.body, any_version=self.any_version)
 
 
 @dataclass(frozen=True)

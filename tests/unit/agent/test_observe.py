@@ -11,6 +11,7 @@ import pytest
 
 from kubeflash.agent.observe import EXAMINE_AGAIN, Observer
 from kubeflash.agent.process import Agent
+from kubeflash.api.v1alpha1 import FlashNode
 from kubeflash.domain.carving import DiskView, SsdState, judge
 from kubeflash.host.smart import Health
 from kubeflash.host.uevents import Uevent
@@ -95,6 +96,48 @@ def test_a_reset_of_some_seconds_changes_nothing(
 def test_the_health_of_each_ssd_is_in_the_observation(server: MadeUpServer, observer: Watched):
     server.ssd(PATH, "S")
     assert observer.observe().health == {"S-1": Health()}
+
+
+class Looked(Exception):
+    """The server was looked at."""
+
+
+class Passing:
+    """An agent whose passes do nothing but ask for modules."""
+
+    def __init__(self) -> None:
+        self.loaded = 0
+        self.jobs = SimpleNamespace(busy=frozenset())
+        self._observer = SimpleNamespace(load_modules=self._load)
+
+    def _load(self) -> None:
+        self.loaded += 1
+
+    async def _look_for_former(self) -> None:
+        pass
+
+    async def _observe(self) -> None:
+        raise Looked
+
+
+@pytest.mark.parametrize(("paused", "loads"), [(False, 1), (True, 0)], ids=["works", "paused"])
+def test_modules_are_loaded_before_the_server_is_looked_at_and_not_while_it_is_paused(paused, loads):
+    agent, node = Passing(), FlashNode.from_json({"metadata": {"name": "n"}, "spec": {"paused": paused}})
+    with pytest.raises(Looked):
+        asyncio.run(Agent._pass(agent, node))
+    assert agent.loaded == loads
+
+
+def test_what_could_not_be_loaded_is_in_the_inventory(server: MadeUpServer):
+    loader = SimpleNamespace(failures={"nvmet": "nobody may"}, load=lambda: None)
+    found = Observer(server.root, GpuRules(), ("192.0.2.1", 6443), loader).inventory()
+    assert found.kernel.nvmet.how == "nobody may"
+    assert any("nobody may" in problem for problem in found.problems)
+
+
+def test_the_address_that_is_given_is_the_server_s_whichever_way_leads_to_the_api_server(server: MadeUpServer):
+    observer = Observer(server.root, GpuRules(), ("127.0.0.1", 6443), None, "10.20.0.7")
+    assert observer.observe().internal == "10.20.0.7"
 
 
 class Woken:

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+import kubeflash
 from kubeflash.agent.report import Voice, is_gone, report_node
+from kubeflash.api.v1alpha1 import AgentInfo, FlashNode
 from kubeflash.domain.disk import Label
 from kubeflash.domain.steps import CarvePartition, ClaimSsd, RemovePartition
 from kubeflash.kube.events import event
@@ -52,7 +54,7 @@ def test_an_ssd_that_is_away_unreadable_or_another_s_releases_nothing(server):
 def reported(server, before=None):
     """The status that the agent writes, as JSON; None when there is nothing to write."""
     known = before or node("a", 1, [], [])
-    written = report_node(known, server.observe(), {}, {}, plan=[], voice=Voice("key"), now=T0)
+    written = report_node(known, server.observe(), {}, {}, plan=[], voice=Voice("key", "kubeflash-system"), now=T0)
     return None if written is None else written.status
 
 
@@ -95,3 +97,17 @@ def test_a_note_that_is_too_long_for_an_event_is_cut_to_the_bytes_that_the_api_s
     )
     assert len(body["note"].encode()) <= 1024
     assert body["note"].endswith("→…")
+
+
+def test_a_flashnode_says_which_agent_speaks_and_where_kubeflash_runs():
+    server = SimulatedServer("a", "10.0.0.1", Network(), [], [])
+    assert reported(server)["agent"] == {"version": kubeflash.__version__, "namespace": "kubeflash-system"}
+
+
+def test_another_version_or_namespace_is_said_anew():
+    server = SimulatedServer("a", "10.0.0.1", Network(), [], [])
+    before = FlashNode.from_json({**node("a", 1, [], []).to_json(), "status": reported(server)})
+    assert reported(server, before) is None
+    agent = AgentInfo(version="0.0.9", namespace="kubeflash-system")
+    older = before.model_copy(update={"status": before.status.model_copy(update={"agent": agent})})
+    assert reported(server, older)["agent"]["version"] == kubeflash.__version__

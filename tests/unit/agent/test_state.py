@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from kubeflash.agent import state
-from kubeflash.agent.state import AgentRunning, StateUnusable, load_private_key, only_agent
+from kubeflash.agent.state import AgentRunning, StateUnusable, load_private_key, only_agent, read_private_key
 
 
 def test_a_second_agent_is_told_who_the_first_one_is(tmp_path):
@@ -24,6 +24,13 @@ def test_the_key_is_made_once_and_is_root_s_alone(tmp_path):
     file = tmp_path / "state" / "private.key"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+
+
+def test_reading_the_key_makes_none(tmp_path):
+    assert read_private_key(tmp_path / "state") is None
+    assert not (tmp_path / "state").exists()
+    assert read_private_key(tmp_path) is None
+    assert load_private_key(tmp_path) == read_private_key(tmp_path)
 
 
 def test_a_damaged_key_is_said_and_not_replaced(tmp_path):

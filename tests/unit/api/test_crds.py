@@ -16,7 +16,8 @@ from kubeflash.api.crds import HEADER, PathMissing, crd, differences, field_at, 
 from kubeflash.api.structural import NotStructural
 from kubeflash.api.v1alpha1 import KINDS, Column, KindInfo, Model, Resource, Rule
 
-FOLDER = Path(__file__).parents[3] / "crds"
+REPO = Path(__file__).parents[3]
+FOLDER, TEMPLATES = REPO / "crds", REPO / "charts" / "kubeflash-crds" / "templates"
 kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.info.kind)
 
 
@@ -38,7 +39,19 @@ def under(part: str, schema: dict[str, Any]):
 
 
 def test_the_files_in_crds_are_what_the_models_say():
-    assert differences(FOLDER) == "", "run `make crds`"
+    assert differences(FOLDER, dict(crds.files())) == "", "run `make crds`"
+    assert differences(TEMPLATES, dict(crds.templates())) == "", "run `make crds`"
+
+
+def test_a_template_is_the_file_and_that_helm_shall_keep_it():
+    for (name, text), (same, template) in zip(crds.files(), crds.templates(), strict=True):
+        body, kept = yaml.safe_load(text), yaml.safe_load(template.replace('{{ "{{" }}', "{{"))
+        assert (name, kept["metadata"].pop("annotations")) == (same, {"helm.sh/resource-policy": "keep"})
+        assert kept == body
+
+
+def test_braces_of_a_description_are_no_template():
+    assert crds.escaped("a {{b}} c {{d}} {e}") == 'a {{ "{{" }}b}} c {{ "{{" }}d}} {e}'
 
 
 def test_check_says_what_differs_and_writing_mends_it(tmp_path, capsys):
@@ -61,8 +74,18 @@ def test_check_says_what_differs_and_writing_mends_it(tmp_path, capsys):
 def test_writing_leaves_alone_what_it_did_not_generate(tmp_path):
     other = tmp_path / "mine.yaml"
     other.write_text("kind: Mine\n")
-    main([str(tmp_path)])
+    main([str(tmp_path / "crds"), "--chart", str(tmp_path)])
     assert other.exists()
+
+
+def test_the_chart_is_checked_too(tmp_path, capsys):
+    both = [str(tmp_path / "crds"), "--chart", str(tmp_path / "templates")]
+    assert main(both) == 0
+    assert main([*both, "--check"]) == 0
+    changed = tmp_path / "templates" / "kubeflash.io_flashpools.yaml"
+    changed.write_text(changed.read_text().replace("resource-policy: keep", "resource-policy: gone"))
+    assert main([*both, "--check"]) == 1
+    assert "+    helm.sh/resource-policy: keep" in capsys.readouterr().out
 
 
 def test_it_runs_as_a_module(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from kubeflash.api.v1alpha1 import FlashNode, FlashVolume, Resource
-from kubeflash.cli import adopt, asking, cluster
+from kubeflash.cli import adopt, asking, cluster, purgeall
 from kubeflash.cli.__main__ import main
 from kubeflash.kube import client as kube
 from kubeflash.kube.errors import Conflict, Forbidden, NotFound, Unreachable
@@ -32,6 +32,9 @@ class FakeClient:
         self.forbidden: set[str] = set()
         self.agent: Callable[[FakeClient], None] = lambda _: None
         self.on_get: Callable[[FakeClient], None] = lambda _: None
+        self.deleted: Callable[[FakeClient], None] = lambda _: None
+        self.keeps: Callable[[FakeClient, str], bool] = lambda *_: False
+        self.missing: set[str] = set()
         self.written: list[tuple[str, dict]] = []
 
     def put(self, item: Resource | dict, plural: str = "") -> None:
@@ -40,10 +43,10 @@ class FakeClient:
         meta = item["metadata"]
         self.objects[f"{plural}/{meta.get('namespace', '')}/{meta['name']}"] = item
 
-    def lease(self, name: str, *, age: float = 3, holder: str = "h") -> None:
+    def lease(self, name: str, *, age: float = 3, holder: str = "h", namespace: str = "kubeflash-system") -> None:
         renewed = (datetime.now(UTC) - timedelta(seconds=age)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         spec = {"holderIdentity": holder, "leaseDurationSeconds": 40, "renewTime": renewed}
-        self.put({"metadata": {"name": name, "namespace": "kubeflash-system"}, "spec": spec}, "leases")
+        self.put({"metadata": {"name": name, "namespace": namespace}, "spec": spec}, "leases")
 
     def node(self, name: str = "gpu-a") -> dict:
         return self.objects[f"flashnodes//{name}"]
@@ -60,6 +63,8 @@ class FakeClient:
         return self.objects[key]
 
     def list(self, info, field_selector=None, *, namespace=None) -> builtins.list[dict]:
+        if info.plural in self.missing:
+            raise NotFound(f"no kind {info.plural}")
         if info.plural in self.forbidden and (namespace is None or info.plural == "leases"):
             raise Forbidden(f"{info.plural} is forbidden")
         start = f"{info.plural}/{namespace}/" if namespace else f"{info.plural}/"
@@ -88,7 +93,13 @@ class FakeClient:
         self.written.append((method, {"path": path}))
         kind, name = path.split("/")[-2:]
         space = path.split("/namespaces/")[1].split("/")[0] if "/namespaces/" in path else ""
-        self.objects.pop(f"{kind}/{space}/{name}")
+        key = f"{kind}/{space}/{name}"
+        wanted = (body or {}).get("preconditions", {}).get("uid")
+        if wanted not in (None, self.objects[key]["metadata"].get("uid")):
+            raise Conflict("another uid")
+        if not self.keeps(self, path):
+            self.objects.pop(key)
+        self.deleted(self)
         return {}
 
     def close(self) -> None:
@@ -384,7 +395,7 @@ def test_who_answers(client, age, condition, answers):
     client.lease("agent-gpu-a", age=age)
     client.node()["status"]["conditions"] = [condition]
     found = cluster.flash_node(client, "gpu-a")
-    assert cluster.heartbeat_of(client, found).answers is answers
+    assert cluster.heartbeat_of(client, found, "kubeflash-system").answers is answers
     assert cluster.read(client).cluster.answering == (frozenset({"gpu-a"}) if answers else frozenset())
 
 
@@ -395,7 +406,40 @@ def test_where_clock_and_controller_disagree_the_lease_is_watched(client, monkey
     client.lease("agent-gpu-a", age=age)
     if age == 3:
         client.node()["status"]["conditions"] = [ready("Unknown", "AgentSilent")]
-    assert cluster.heartbeat_of(client, cluster.flash_node(client, "gpu-a")).answers
+    assert cluster.heartbeat_of(client, cluster.flash_node(client, "gpu-a"), "kubeflash-system").answers
+
+
+@pytest.mark.parametrize(
+    ("said", "given", "answers"),
+    [
+        (["flash", "flash", "old"], None, True),
+        (["flash", "old", "old"], None, False),
+        ([None, None, None], None, False),
+        ([None, None, None], "flash", True),
+        (["flash", "flash", "flash"], "kubeflash-system", False),
+    ],
+    ids=["most say so", "few say so", "none says it", "given", "given, another"],
+)
+def test_leases_are_where_kubeflash_runs(capsys, client, said, given, answers):
+    client.objects = {key: item for key, item in client.objects.items() if not key.startswith("leases/")}
+    client.lease("agent-gpu-a", namespace="flash")
+    for number, namespace in enumerate(said):
+        client.put(server(f"gpu-{'abc'[number]}", number + 1, FOREIGN, system_uuid=f"uuid-{number}"))
+        if namespace is not None:
+            client.node(f"gpu-{'abc'[number]}")["status"]["agent"] = {"version": "0.1.0", "namespace": namespace}
+    words = ["wipe", "gpu-a", "F", "--dry-run", *(["--system-namespace", given] if given else [])]
+    said_of_it = run(capsys, *words, status=0 if answers else 1)
+    assert ("will be asked for" if answers else "has no Lease") in said_of_it
+
+
+def test_why_looks_for_leases_where_kubeflash_runs(capsys, client):
+    client.put(volume("kv", 5, spec={"id": None}))
+    client.objects = {key: item for key, item in client.objects.items() if not key.startswith("leases/")}
+    client.lease("kubeflash-controller", namespace="flash")
+    assert "no controller" in why(capsys)
+    assert "no controller" not in why(capsys, "--system-namespace", "flash")
+    client.node()["status"]["agent"] = {"version": "0.1.0", "namespace": "flash"}
+    assert "no controller" not in why(capsys)
 
 
 # --- adopt ---
@@ -616,6 +660,253 @@ def test_purge_of_a_server_that_answers_after_all_is_called_off(capsys, client):
     assert "purge" not in client.node()["spec"]
 
 
+# --- purge --all ---
+
+CLUSTER_ID = "3c0c6f2e-cluster"
+
+
+@pytest.fixture
+def whole(client: FakeClient, monkeypatch) -> FakeClient:
+    """A volume that is attached, one that is not, an orphan, a pool: and a cluster that does what it is asked for."""
+    monkeypatch.setattr(purgeall, "STUCK", 0.0)
+    client.put({"metadata": {"name": "kube-system", "uid": CLUSTER_ID}}, "namespaces")
+    client.put(volume("kv", 1, status={"nodeName": "gpu-a", "ssd": "C-1", "granted": 1 << 20, "id": uid(1001)}))
+    client.put(volume("waits", 2))
+    client.put(attachment("kv-on-a", 3, "kv", "gpu-a"))
+    ssd_in(client, "C-1")["volumes"].append({**extent(uid(1001), 1), "number": 3})
+    client.deleted = bytes_go
+    client.agent = wiped
+    return client
+
+
+def ssd_in(client: FakeClient, ssd: str) -> dict:
+    return next(item for item in client.node()["status"]["ssds"] if item["id"] == ssd)
+
+
+def bytes_go(client: FakeClient) -> None:
+    """The agent has looked at the SSD after a volume went: its partition is gone, and the fingerprint another."""
+    left = {item["spec"].get("id") for key, item in client.objects.items() if key.startswith("flashvolumes/")}
+    if "flashnodes//gpu-a" not in client.objects:
+        return
+    found = ssd_in(client, "C-1")
+    if (on := [item for item in found["volumes"] if item["id"] in {*left, ORPHAN}]) != found["volumes"]:
+        found.update(volumes=on, fingerprint="c1c1")
+
+
+def done(client: FakeClient) -> list[str]:
+    """What was written, in order and in short."""
+    return [
+        f"{method} {body['path'].rpartition('/kubeflash.io/v1alpha1/')[2]}"
+        if "path" in body
+        else f"{method} {json.dumps(body['spec'])}"
+        for method, body in client.written
+    ]
+
+
+def test_purge_all_goes_from_attachments_to_servers(capsys, whole):
+    said = run(capsys, "purge", "--all", "--confirm", CLUSTER_ID)
+    assert "attachment serving/kv-on-a: volume kv at server gpu-a" in said
+    assert "volume serving/kv: 1Mi on SSD C-1 of server gpu-a, attached by kv-on-a on gpu-a" in said
+    assert "volume serving/waits: 100Mi, placed nowhere, attached by nobody" in said
+    assert "SSD C-1 of server gpu-a, serial C, 1Gi: 1 volume, 1 orphan" in said
+    assert "LOST WILL BE: 2 volumes with" in said
+    assert "Left alone: SSD M-1 of server gpu-a carries the label of server uuid-old" in said
+    assert done(whole) == [
+        'PATCH {"maintenance": true}',
+        "DELETE namespaces/serving/flashattachments/kv-on-a",
+        "DELETE namespaces/serving/flashvolumes/kv",
+        "DELETE namespaces/serving/flashvolumes/waits",
+        'PATCH {"wipe": {"ssds": {"C-1": "c1c1"}}}',
+        'PATCH {"wipe": {"ssds": {"C-1": null}}}',
+        "DELETE flashpools/fast",
+        "DELETE flashnodes/gpu-a",
+    ]
+    assert "Gone: 2 volumes; blank: 1 SSD." in said
+    assert "helm uninstall kubeflash -n kubeflash-system" in said
+    assert "kubectl delete crd flashnodes.kubeflash.io flashpools.kubeflash.io flashvolumes.kubeflash.io" in said
+
+
+def test_the_phases_of_a_purge_of_all():
+    assert purgeall.phases(purgeall.Everything()) == [purgeall.phases(purgeall.Everything())[0]]
+    found = purgeall.Everything(pools=(pool("fast", 1),), servers=(server("gpu-a", 2),))
+    assert [phase.act for phase in purgeall.phases(found)] == ["close", "pools", "servers"]
+    node = server("gpu-a", 2, CLAIMED)
+    found = purgeall.Everything(
+        (attachment("a", 3, "v", "gpu-a"),), (volume("v", 4),), ((node, node.status.ssds[0]),), found.pools, (node,)
+    )
+    acts = [phase.act for phase in purgeall.phases(found)]
+    assert acts == ["close", "detach", "release", "wipe", "pools", "servers"]
+
+
+def test_purge_all_wants_the_clusters_id(capsys, whole):
+    said = run(capsys, "purge", "--all", "--dry-run")
+    assert f"nothing was changed. The cluster's id, {CLUSTER_ID}, will be asked for" in said
+    assert f"is not the cluster's id, which is {CLUSTER_ID}" in run(
+        capsys, "purge", "--all", "--confirm", "yes", status=1
+    )
+    assert "type the cluster's id on a terminal" in run(capsys, "purge", "--all", status=1)
+    assert whole.written == []
+
+
+def carved(c: FakeClient, ssd: str) -> None:
+    c.put(volume("kv", 1, status={"nodeName": "gpu-a", "ssd": ssd, "bytes": 1 << 20, "id": uid(1001)}))
+
+
+def silent_agent(c: FakeClient) -> None:
+    c.put(server("gpu-b", 9))
+
+
+def placed_elsewhere(c: FakeClient) -> None:
+    c.put(volume("far", 7, status={"nodeName": "gpu-z", "ssd": "Z-1", "granted": 1 << 20}))
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        (lambda c: c.objects.pop("leases/kubeflash-system/kubeflash-controller"), "install KubeFlash again"),
+        (lambda c: c.lease("kubeflash-controller", age=900), "no controller decides: it does not answer"),
+        (lambda c: c.lease("agent-gpu-a", age=900), "no agent answers, and nobody else may touch a disk"),
+        (silent_agent, "the agent on server gpu-b has no Lease: it does not run: start it; or if that server is lost"),
+        (silent_agent, "kubectl flash purge gpu-b"),
+        (lambda c: c.node()["spec"].update(paused=True), "server gpu-a is paused"),
+        (lambda c: carved(c, "Z-1"), "volume serving/kv is on SSD Z-1, which server gpu-a cannot use"),
+        (lambda c: carved(c, "F-1"), "if that SSD is lost for good: kubectl flash purge gpu-a F-1"),
+        (placed_elsewhere, "which has no FlashNode: kubectl flash purge gpu-z"),
+        (lambda c: c.forbidden.add("flashattachments"), "you may not list flashattachments"),
+    ],
+    ids=[
+        "gone",
+        "silent",
+        "all agents",
+        "an agent",
+        "purge it",
+        "paused",
+        "no SSD",
+        "foreign SSD",
+        "no FlashNode",
+        "RBAC",
+    ],
+)
+def test_purge_all_is_refused_before_anything_is_changed(capsys, whole, prepare, said):
+    prepare(whole)
+    dry = run(capsys, "purge", "--all", "--dry-run")
+    assert "As it is now it would be refused" in dry
+    assert said in dry
+    assert said in run(capsys, "purge", "--all", "--confirm", CLUSTER_ID, status=1)
+    assert whole.written == []
+
+
+def keep(*plurals: str) -> Callable[[FakeClient, str], bool]:
+    return lambda _, path: any(f"/{plural}/" in path for plural in plurals)
+
+
+def test_a_device_in_use_stops_a_purge_of_all_before_a_byte_is_lost(capsys, whole):
+    whole.keeps = keep("flashattachments")
+    item = whole.objects["flashattachments/serving/kv-on-a"]
+    held = {**ready("False", "InUse"), "type": "Connected", "message": "mounted at /srv/kv"}
+    item["status"] = {"conditions": [held]}
+    said = run(capsys, "purge", "--all", "--confirm", CLUSTER_ID, status=1)
+    assert "attachment serving/kv-on-a: its device is in use on server gpu-a: mounted at /srv/kv: end that" in said
+    assert "spec.maintenance" in said
+    assert done(whole) == ['PATCH {"maintenance": true}', "DELETE namespaces/serving/flashattachments/kv-on-a"]
+
+
+def test_a_volume_whose_bytes_are_held_stops_a_purge_of_all(capsys, whole):
+    whole.keeps = keep("flashvolumes")
+    whole.node()["status"]["plan"] = [
+        {"step": "WipePartition", "what": f"wipe volume {uid(1001)}", "state": "Failed", "message": "held: by dd (7)"}
+    ]
+    said = run(capsys, "purge", "--all", "--confirm", CLUSTER_ID, status=1)
+    assert "volume serving/kv: held: by dd (7): end that" in said
+    assert "wipe" not in whole.node()["spec"]
+
+
+def test_what_was_made_meanwhile_is_not_purged(capsys, whole):
+    def made(client: FakeClient) -> None:
+        client.deleted = lambda _: None
+        client.put(attachment("new", 30, "kv", "gpu-a"))
+
+    whole.deleted = made
+    said = run(capsys, "purge", "--all", "--confirm", CLUSTER_ID, status=1)
+    assert "attachments were made meanwhile: serving/new; no volume was deleted" in said
+    assert "flashvolumes/serving/kv" in whole.objects
+
+
+def test_a_volume_that_took_the_name_of_one_that_was_shown_is_not_purged(capsys, whole):
+    def replaced(client: FakeClient) -> None:
+        client.objects["flashvolumes/serving/waits"]["metadata"]["uid"] = "another"
+
+    whole.agent = replaced
+    said = run(capsys, "purge", "--all", "--confirm", CLUSTER_ID, status=1)
+    assert "volumes were made meanwhile: serving/waits" in said
+    assert "flashvolumes/serving/waits" in whole.objects
+    assert "flashpools//fast" in whole.objects
+
+
+def test_the_partition_of_a_lost_volume_is_an_orphan_that_a_purge_of_all_wipes(capsys, whole):
+    """Nobody takes it from the SSD when its volume is deleted: its server was lost, and came back."""
+    lost = {"nodeName": "gpu-a", "ssd": "C-1", "since": "2026-01-01T00:00:00Z"}
+    whole.put(volume("was", 5, spec={"id": ORPHAN}, status={"lost": lost}))
+    said = run(capsys, "purge", "--all", "--confirm", CLUSTER_ID)
+    assert "SSD C-1 of server gpu-a, serial C, 1Gi: 1 volume, 1 orphan" in said
+    assert 'PATCH {"wipe": {"ssds": {"C-1": "c1c1"}}}' in done(whole)
+    assert "Gone: 3 volumes; blank: 1 SSD." in said
+
+
+def test_an_ssd_that_cannot_be_wiped_stops_a_purge_of_all(capsys, whole):
+    whole.agent = lambda c: c.node()["status"].update(
+        observedGeneration=c.node()["metadata"]["generation"],
+        plan=[{"step": "WipeSsd", "what": "wipe SSD C-1", "state": "Failed", "message": "held: mounted at /rescue"}],
+    )
+    said = run(capsys, "purge", "--all", "--confirm", CLUSTER_ID, status=1)
+    assert "SSD C-1 of server gpu-a: held: mounted at /rescue: end that, then run this again" in said
+    assert "flashpools//fast" in whole.objects
+
+
+def test_an_ssd_that_holds_what_was_not_shown_is_not_wiped(capsys, whole):
+    def made(client: FakeClient) -> None:
+        bytes_go(client)
+        ssd_in(client, "C-1")["volumes"].append({**extent(uid(8000), 1), "number": 9})
+
+    whole.deleted = made
+    said = run(capsys, "purge", "--all", "--confirm", CLUSTER_ID, status=1)
+    assert f"SSD C-1 of server gpu-a holds what was not shown: {uid(8000)}" in said
+    assert ssd_in(whole, "C-1")["state"] == "Claimed"
+    assert "flashpools//fast" in whole.objects
+
+
+def test_an_agent_that_has_not_looked_since_is_waited_for(capsys, whole):
+    looks = []
+
+    def late(client: FakeClient) -> None:
+        looks.append(1)
+        if len(looks) > 20:
+            bytes_go(client)
+
+    whole.deleted = lambda _: None
+    whole.on_get = late
+    assert "Gone: 2 volumes" in run(capsys, "purge", "--all", "--confirm", CLUSTER_ID)
+    assert 'PATCH {"wipe": {"ssds": {"C-1": "c1c1"}}}' in done(whole)
+
+
+@pytest.mark.parametrize("lease", ["kubeflash-controller", "agent-gpu-a"])
+def test_a_purge_of_all_does_not_wait_for_those_who_are_uninstalled(capsys, whole, monkeypatch, lease):
+    monkeypatch.setattr(purgeall, "LOOK", 0.0)
+    monkeypatch.setattr(purgeall, "SILENT", 0.01)
+    whole.keeps = keep("flashvolumes")
+    whole.deleted = lambda c: c.objects.pop(f"leases/kubeflash-system/{lease}", None)
+    said = run(capsys, "purge", "--all", "--confirm", CLUSTER_ID, status=1)
+    assert "has no Lease: it does not run, and nobody else can do this: install or start KubeFlash again" in said
+
+
+def test_purge_all_without_kubeflash(capsys, client):
+    client.objects = {"namespaces//kube-system": {"metadata": {"name": "kube-system", "uid": CLUSTER_ID}}}
+    client.lease("kubeflash-controller")
+    assert "Nothing of KubeFlash is in this cluster." in run(capsys, "purge", "--all")
+    client.missing = {"flashnodes"}
+    assert "KubeFlash's kinds are not in this cluster" in run(capsys, "purge", "--all", status=1)
+
+
 # --- plan ---
 
 
@@ -799,6 +1090,7 @@ def test_attachments_that_are_not_there_are_told_from_those_that_are(capsys, cli
         ("wipe", "gpu-a", "F", "--timeout", "0"),
         ("adopt", "gpu-a"),
         ("purge",),
+        ("purge", "gpu-a", "--all"),
     ],
 )
 def test_bad_usage_is_status_two(capsys, client, words):

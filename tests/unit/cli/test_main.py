@@ -17,7 +17,7 @@ from kubeflash.cli.__main__ import main
 from support.objects import gpu_json, node, ssd_json
 from support.sysfs_builder import DOWNSTREAM, ROOT_PORT, UPSTREAM, MadeUpServer
 
-COMMANDS = ["topology", "pairs", "why", "attachments", "plan", "wipe", "adopt", "purge", "completion"]
+COMMANDS = ["topology", "pairs", "why", "attachments", "plan", "wipe", "adopt", "purge", "check", "completion"]
 SWITCH = "pci0000:4a/0000:4a:01.0/0000:4b:00.0/0000:4c:0{n}.0"
 # a synthetic server
 HWLOC = """<?xml version="1.0"?><!DOCTYPE topology SYSTEM "hwloc2.dtd">
@@ -91,6 +91,19 @@ def test_standard_input_and_text(capsys, monkeypatch, dump):
     assert "\x1b" not in text
     assert text == out(capsys, "topology", "-f", dump)
     assert "\x1b[32mPIX" in out(capsys, "topology", "-f", dump, "--color", "always")
+
+
+def test_what_the_kernel_of_a_server_lacks_is_said(capsys, tmp_path):
+    file, body = tmp_path / "node.json", flash_node()
+    file.write_text(json.dumps(body))
+    assert main(["topology", "-f", str(file)]) == 0
+    assert "kernel cannot" not in capsys.readouterr().out
+    lacks = {"available": False, "how": "there is no module nvmet-tcp: apt install linux-modules-extra-6.12"}
+    body["status"]["linux"]["nvmetTcp"] = lacks
+    file.write_text(json.dumps(body))
+    assert main(["topology", "-f", str(file)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"! its kernel cannot export volumes to other servers: {lacks['how']}" in said
 
 
 @pytest.mark.parametrize("form", ["json", "yaml", "list"])
@@ -262,6 +275,7 @@ def test_what_a_command_does_not_know_shows_its_own_usage(capsys):
         (["completion", "z"], ["zsh"]),
         (["topology", "-o", ""], ["text", "json", "yaml", "svg"]),
         (["topology", "-f", ""], []),
+        (["why", "--sys"], ["--sysfs", "--system-namespace"]),
         (["pairs", "--m"], ["--matrix"]),
         (["why", "--l"], ["--local"]),
         (["attachments", "--a"], ["--all-namespaces"]),

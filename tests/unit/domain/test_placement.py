@@ -424,7 +424,7 @@ def test_a_lost_volume_is_placed_nowhere_and_keeps_its_id_until_it_is_deleted():
     [
         ([], [ssd("A", volumes=[HOLDS])], {"s0", "s1"}, True, "came from server s0"),
         ([], [ssd("A", volumes=[HOLDS])], {"s1"}, True, "came from server s0"),
-        ([ssd("A", volumes=[HOLDS])], [ssd("A", volumes=[HOLDS])], {"s1"}, True, "came from server s0"),
+        ([ssd("A", volumes=[HOLDS])], [ssd("A", volumes=[HOLDS])], {"s1"}, False, ""),
         ([ssd("A", volumes=[HOLDS])], [ssd("A", volumes=[HOLDS])], {"s0", "s1"}, False, ""),
         ([], [ssd("A", volumes=[HOLDS])], {"s0"}, False, ""),
         ([], [ssd("A", volumes=[HOLDS], labelled="s0")], {"s0", "s1"}, False, ""),
@@ -439,6 +439,28 @@ def test_a_volume_follows_its_ssd_once_that_is_the_other_server_s(here, there, a
     assert outcome.node == ("s1" if goes else "s0")
     assert outcome.reason == ("Moved" if goes else "Settled")
     assert words in outcome.words
+
+
+@pytest.mark.parametrize(
+    ("adopt", "purge", "answering", "goes"),
+    [
+        ({"A-1": "s0"}, None, {"s1"}, True),
+        ({}, "s0", {"s1"}, True),
+        ({"A-1": "s2"}, None, {"s1"}, False),
+        ({"B-1": "s0"}, None, {"s1"}, False),
+        ({}, "s2", {"s1"}, False),
+        ({"A-1": "s0"}, None, {"s0", "s1"}, False),
+        ({}, "s0", {"s0", "s1"}, False),
+    ],
+)
+def test_from_a_silent_server_a_volume_follows_its_ssd_at_an_admin_s_word(adopt, purge, answering, goes):
+    item = settled("v", 9, 100)
+    has = [ssd("A", volumes=[HOLDS])]
+    before = make(FlashNode, "s0", 1, spec={"purge": purge}, status=node("s0", 1, [], has).status.to_json())
+    now = make(FlashNode, "s1", 2, spec={"adopt": adopt}, status=node("s1", 2, [], has).status.to_json())
+    outcome = settle(item, cluster([before, now], item, answering=frozenset(answering)))
+    assert isinstance(outcome, Placement)
+    assert outcome.node == ("s1" if goes else "s0")
 
 
 def test_a_renamed_server_s_volumes_follow_it_with_all_that_is_known_of_their_place():

@@ -508,7 +508,11 @@ class World:
         known = {item.spec.id: item.key for item in volumes if item.spec.id}
         ahead = report_plan(plan.steps, plan.denied, jobs)
         node = self.api.of(FlashNode)[name]
-        writes = [report_node(node, observation, selected, known, plan=ahead, voice=Voice("k"), now=self.now)]
+        writes = [
+            report_node(
+                node, observation, selected, known, plan=ahead, voice=Voice("k", "kubeflash-system"), now=self.now
+            )
+        ]
         for item in volumes:
             state = VolumeState(
                 refused=plan.refused.get(item.key, ""),

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from kubeflash.host.commands import CommandFailed, CommandTimedOut, Output, ToolMissing, run
+from kubeflash.host.commands import PACKAGES, CommandFailed, CommandTimedOut, Output, ToolMissing, run
+from support.commands import CODE, programs
 
 
 def test_output_and_input() -> None:
@@ -49,3 +50,24 @@ def test_limit() -> None:
         run(["sleep", "30"], timeout=0.1)
     assert not caught.value.stuck
     assert time.monotonic() - began < 5
+
+
+def test_every_program_that_is_run_has_a_package_to_name():
+    used = programs()
+    assert {"sfdisk", "partx", "nvme"} <= set(used)
+    assert set(used) - set(PACKAGES) == set(), used
+
+
+def test_programs_are_run_in_one_place():
+    importers = {str(path.relative_to(CODE)) for path in CODE.rglob("*.py") if "import subprocess" in path.read_text()}
+    assert importers == {"host/commands.py", "cli/completion.py"}  # the latter asks kubectl, on a user's machine
+
+
+@pytest.mark.parametrize(
+    "body", ["run(argv)", "run([tool, '-a'])", "argv = ['a'] if x else ['b']\n    run(argv)", "run(make())"]
+)
+def test_a_program_that_cannot_be_told_from_the_code_is_not_passed_over(tmp_path, body):
+    code = f"from kubeflash.host.commands import run\ndef work(argv, tool, x):\n    {body}\n"
+    (tmp_path / "module.py").write_text(code)
+    with pytest.raises(ValueError, match=r"module\.py:\d: which program"):
+        programs(tmp_path)

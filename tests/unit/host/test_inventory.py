@@ -31,6 +31,7 @@ def eight_gpu_server(server: MadeUpServer) -> None:
 
 
 def test_a_server_of_eight_gpus(server: MadeUpServer):
+    server.able()
     eight_gpu_server(server)
     found = discover(server.root, GpuRules())
     assert (len(found.gpus), len(found.ssds), found.problems) == (8, 32, ())
@@ -77,9 +78,17 @@ def test_a_switch_on_a_card_or_none_is_no_switch(server: MadeUpServer):
 
 def test_an_empty_ssd_is_a_problem_with_what_to_do(server: MadeUpServer):
     server.ssd("pci0000:00/0000:00:01.0", "EMPTY", [])
+    server.able()
     (problem,) = discover(server.root, GpuRules()).problems
     assert "EMPTY-0" in problem
     assert "nvme create-ns" in problem
+
+
+def test_what_the_kernel_lacks_is_a_problem_with_what_to_do(server: MadeUpServer):
+    server.able()
+    why = "module nvmet could not be loaded: nobody may"
+    (problem,) = discover(server.root, GpuRules(), {"nvmet": why}).problems
+    assert problem == f"its kernel cannot export volumes to other servers: {why}"
 
 
 def test_an_empty_machine(tmp_path):

@@ -77,7 +77,7 @@ def test_a_target_whose_configfs_is_not_mounted_cannot_export(server: MadeUpServ
     server.write("sys/module/nvmet/refcnt", "0")
     kernel = read_kernel(server.root)
     assert what(kernel) == {"nvme_tcp"}
-    assert "mount configfs" in kernel.nvmet_tcp.how
+    assert kernel.nvmet_tcp.how.endswith(f"mount -t configfs configfs {server.root.sys / 'kernel/config'}")
 
 
 def test_modules_that_are_built_in(server: MadeUpServer):
@@ -92,7 +92,9 @@ def test_a_module_of_a_similar_name_is_another(server: MadeUpServer):
     server.write(f"{MODULES}/modules.dep", "kernel/drivers/nvme/host/nvme-tcp.ko: kernel/drivers/x/not-nvmet-tcp.ko\n")
     kernel = read_kernel(server.root)
     assert what(kernel) == {"nvme_tcp"}
-    assert kernel.nvmet.how == f"there is no module nvmet in {server.root.path / MODULES}"
+    assert kernel.nvmet.how.startswith(
+        f"there is no module nvmet in {server.root.path / MODULES}: install the package "
+    )
 
 
 def test_a_target_over_tcp_without_the_target_itself_is_none(server: MadeUpServer):
@@ -104,7 +106,8 @@ def test_where_modules_cannot_be_seen_it_says_so(server: MadeUpServer):
     kernel = read_kernel(server.root)
     assert what(kernel) == set()
     assert kernel.nvme_tcp.how == (
-        f"module nvme-tcp is not loaded, and {server.root.path / MODULES} does not say whether it could be"
+        f"module nvme-tcp is not loaded, and {server.root.path / MODULES} does not say whether it could be: in a "
+        "container it must be the server's /lib/modules"
     )
     assert kernel.words == "6.12"
 
@@ -153,6 +156,33 @@ def test_a_target_that_uses_the_module_for_it(server: MadeUpServer):
     assert kernel.tls.how == (
         "/dev/nvme-fabrics lists tls; module nvmet-tcp uses nvme-keyring; module tls is loaded; tlshd runs"
     )
+
+
+def test_a_target_that_was_built_without_it(server: MadeUpServer):
+    server.write("dev/nvme-fabrics", OPTIONS)
+    load(server, "nvmet", "nvme_auth")
+    assert read_kernel(server.root).authentication.available  # what is built in shows no holders: it cannot be told
+    server.write(f"{MODULES}/modules.builtin", "kernel/drivers/nvme/common/nvme-auth.ko\n")
+    assert read_kernel(server.root).authentication.available
+    server.write(f"{MODULES}/modules.builtin", "kernel/fs/configfs/configfs.ko\n")
+    refcnt = server.root.sys / "module/nvmet/refcnt"
+    refcnt.unlink()
+    assert read_kernel(server.root).authentication.available  # a kernel that keeps no holders
+    refcnt.write_text("0")
+    assert read_kernel(server.root).authentication == Ability(
+        available=False,
+        how="/dev/nvme-fabrics lists dhchap_secret; module nvmet does not use nvme-auth: it was built without "
+        "CONFIG_NVME_TARGET_AUTH",
+    )
+
+
+def test_what_could_not_be_loaded_says_why(server: MadeUpServer):
+    server.write(f"{MODULES}/modules.dep", DEP)
+    kernel = read_kernel(server.root, {"nvmet-tcp": "refused", "nvme-tcp": "refused too"})
+    assert what(kernel) == {"nvmet", "nvmet_rdma", "nvme_rdma"}
+    assert (kernel.nvmet_tcp.how, kernel.nvme_tcp.how) == ("refused", "refused too")
+    load(server, "nvme_tcp")  # by somebody else, meanwhile
+    assert what(read_kernel(server.root, {"nvme-tcp": "refused too"})) >= {"nvme_tcp"}
 
 
 def test_an_initiator_that_is_not_loaded(server: MadeUpServer):

@@ -23,8 +23,7 @@ def furnish(server: MadeUpServer) -> HostRoot:
     """Two host bridges with a switch, a GPU, an SSD, a dual-port SSD and a share of one each."""
     server.processors({0: "0-1", 1: "2-3"}, {0: "0-1", 1: "2-3"})
     server.write("dev/nvme-fabrics", "transport=%s,dhchap_secret=%s")
-    server.write("lib/modules/6.12.1-test/modules.dep", "kernel/nvmet.ko:\n")
-    server.write("boot/config-6.12.1-test", "CONFIG_NVME_TARGET_AUTH=y\n")
+    server.able()
     server.write("usr/share/misc/pci.ids", "10de  NVIDIA\n\t2330  [H100]\n")
     for number, (bridge, serial) in enumerate(((GOING, "GOING"), (STAYING, "STAYING"))):
         bus = 0x10 * (number + 1)

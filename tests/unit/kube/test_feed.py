@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from kubeflash.api.v1alpha1 import FlashPool, FlashVolume
+from kubeflash.kube.errors import Forbidden
 from kubeflash.kube.feed import Feed, Watch
 from support.objects import pool, volume
 
@@ -89,6 +90,30 @@ def test_an_object_that_does_not_fit_is_left_alone_and_the_others_are_taken(capl
     assert set(feed.of(FlashVolume)) == {"serving/v"}
     assert "bad does not fit its schema" in caplog.text
     assert feed.unreadable == {"FlashVolume /bad"}, "it is not absent: nothing may be concluded"
+
+
+def test_each_answer_of_the_api_server_is_a_sign_of_life_and_a_write_that_is_not_allowed_is_remembered():
+    feed, answers = feed_of(body(V, 5)), []
+    feed.answered = lambda: answers.append(feed.forbidden)
+    asyncio.run(feed.resync())
+    assert len(answers) == 2, "one a kind"
+
+    class Refused:
+        resource = V
+
+        def send(self, client):
+            raise Forbidden("user lacks the rule")
+
+    class Taken:
+        resource = V
+
+        def send(self, client):
+            return body(V, 6)
+
+    assert asyncio.run(feed.send(Taken()))
+    assert (len(answers), feed.forbidden) == (3, "")
+    assert not asyncio.run(feed.send(Refused()))
+    assert (len(answers), feed.forbidden) == (4, "user lacks the rule")
 
 
 def test_what_a_watch_told_while_a_list_was_under_way_stays():

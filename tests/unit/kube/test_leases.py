@@ -65,13 +65,25 @@ def test_a_dead_holder_s_is_taken_after_it_was_watched_for_its_duration_whatever
     lease(server, "one").acquire()
     server.body["spec"]["renewTime"] = (datetime.now(UTC) + timedelta(days=9)).isoformat()
     other = lease(server, "other")
-    for now in (1000.0, 1014.0):
+    for now in (1000.0, 1005.0, 1010.0, 1014.0):
         clock.now = now
         with pytest.raises(LeaseHeld):
             other.acquire()
     clock.now = 1016.0
     other.acquire()
     assert parse(server.body).holder == "other"
+
+
+def test_a_holder_keeps_it_over_a_time_in_which_nobody_could_ask_the_api_server(clock):
+    server = Server()
+    one, other = lease(server, "one"), lease(server, "other")
+    one.acquire()
+    with pytest.raises(LeaseHeld):
+        other.acquire()
+    clock.now += 20  # an outage: neither could renew it, nor look
+    with pytest.raises(LeaseHeld):
+        other.acquire()
+    one.acquire()
 
 
 def test_a_live_holder_with_a_clock_that_is_behind_keeps_it(clock):

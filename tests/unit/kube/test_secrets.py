@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kubeflash.kube import secrets
 from kubeflash.kube.client import load_configuration
 from kubeflash.kube.errors import KubeconfigInvalid
 from kubeflash.kube.secrets import path_of
@@ -36,7 +37,10 @@ def text(content: str) -> str:
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "tmp"
     folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(secrets, "MEMORY", folder)
+    monkeypatch.setattr(
+        tempfile, "tempdir", str(tmp_path / "read-only")
+    )  # as in a container: nothing can be written there
     return folder
 
 
@@ -89,3 +93,11 @@ def test_nothing_is_left_by_a_kubeconfig_that_cannot_be_used(tmp_path, temporary
 def test_children_do_not_inherit_them(tmp_path, temporary):
     made = load_configuration(kubeconfig(tmp_path / "config", **{"client-key-data": text("PRIVATE")}))
     assert not os.get_inheritable(int(Path(made.ssl_ca_cert).name))
+
+
+def test_where_memory_has_no_folder_the_one_for_temporary_files_does(tmp_path, temporary, monkeypatch):
+    monkeypatch.setattr(secrets, "MEMORY", tmp_path / "none")
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    made = load_configuration(kubeconfig(tmp_path / "config"))
+    assert Path(made.ssl_ca_cert or "").read_text() == "CA"
+    assert list(temporary.iterdir()) == []

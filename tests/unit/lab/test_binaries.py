@@ -84,7 +84,17 @@ def test_an_unknown_name_is_an_error():
         binaries.ensure("kube-proxy")
 
 
-@pytest.mark.parametrize("program", binaries.PROGRAMS.values(), ids=lambda program: program.name)
+def test_the_older_kubernetes_is_built_whatever_the_machine_has(folders: tuple[Path, Path]):
+    program(folders[1], "kube-apiserver", "echo Kubernetes v1.36.0")
+    assert binaries.ensure("kube-apiserver", older=True) == Path("/cache/kube-apiserver/bin/kube-apiserver")
+    assert binaries.OLDER["kubelet"].source.symbols["k8s.io/component-base/version.gitMinor"] == "34"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [*binaries.PROGRAMS.values(), *binaries.OLDER.values()],
+    ids=lambda program: f"{program.name}-{program.source.version}",
+)
 def test_sources_are_locked(program: binaries.Program):
     source = program.source
     if not source.package:

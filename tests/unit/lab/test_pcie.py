@@ -129,6 +129,13 @@ def test_memory_and_cpus_are_divided_between_numa_nodes():
     assert "node,nodeid=1,memdev=memory1,cpus=2-3" in words
 
 
+def test_a_single_cpu_is_the_first_numa_node_s():
+    words = " ".join(pcie.numa_arguments(server(nodes=2, cpus=1)))
+    assert "-smp 1,sockets=1,maxcpus=1" in words
+    assert "node,nodeid=0,memdev=memory0,cpus=0-0" in words
+    assert words.endswith("node,nodeid=1,memdev=memory1")
+
+
 def test_cpus_that_cannot_be_divided_are_refused():
     with pytest.raises(LabError, match="3 CPUs"):
         pcie.numa_arguments(server(nodes=2, cpus=3))

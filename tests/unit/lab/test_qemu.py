@@ -108,3 +108,14 @@ def test_the_server_is_told_its_storage_address_if_it_has_one():
     assert "STORAGE=10.78.0.9/24\n" in qemu.facts(two, "10.77.0.1")
     one = spec.parse({"name": "s", "address": "10.77.0.9/24", "numa": numa})
     assert "STORAGE=\n" in qemu.facts(one, "10.77.0.1")
+
+
+def test_a_node_has_its_disk_its_own_changes_over_it_and_is_told_who_it_is():
+    node = qemu.Membership(Path("/c/node.ext4"), Path("/run/lab/kubelet.yaml"), Path("/run/lab/ca.crt"))
+    line = words(node=node)
+    (disk,) = [found for found in documents(line, "-blockdev") if found["node-name"] == "node"]
+    assert (disk["driver"], disk["file"]["filename"]) == ("qcow2", "/run/lab/gpu-a/node.qcow2")
+    assert [found["serial"] for found in documents(line, "-device") if found.get("drive") == "node"] == ["node"]
+    assert "name=opt/kubeflash/kubelet,file=/run/lab/kubelet.yaml" in line
+    assert "name=opt/kubeflash/ca,file=/run/lab/ca.crt" in line
+    assert not [word for word in words() if "node.qcow2" in word or "kubelet" in word]

@@ -27,6 +27,7 @@ from kubeflash.api.v1alpha1.flashattachment import (
 )
 from kubeflash.api.v1alpha1.flashnode import (
     Ability,
+    AgentInfo,
     BestPair,
     Extent,
     FlashNode,
@@ -82,6 +83,7 @@ __all__ = [
     "KINDS",
     "VERSION",
     "Ability",
+    "AgentInfo",
     "AttachmentConnection",
     "AttachmentPath",
     "BestPair",

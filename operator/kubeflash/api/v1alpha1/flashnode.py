@@ -346,6 +346,13 @@ class PlannedStep(Model):
     message: str = Field(default="", description="How far it is, or why it failed.")
 
 
+class AgentInfo(Model):
+    """The agent that speaks for the server."""
+
+    version: str = Field(description="Version of KubeFlash that it is of.", max_length=64)
+    namespace: str = Field(description="Namespace that KubeFlash runs in.", max_length=63)
+
+
 class FlashNodeStatus(Model):
     """What the agent found and does; `moved`, and what the agent cannot know of itself, are the controller's."""
 
@@ -357,6 +364,7 @@ class FlashNodeStatus(Model):
         "Names are reused, this is not.",
         max_length=64,
     )
+    agent: AgentInfo | None = Field(default=None, description="The agent that wrote this last.")
     linux: Kernel | None = Field(  # not `kernel`: that held bare booleans, and a live field's type cannot change
         default=None,
         description="What the server's Linux kernel can do, and how that was found out.",
@@ -432,6 +440,7 @@ class FlashNode(Resource):
             Column("Topology", '.status.conditions[?(@.type=="TopologySound")].reason', priority=1),
             Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
             Column("Orphans", ".status.summary.orphans", "integer", priority=1),
+            Column("Version", ".status.agent.version", priority=1, description="Version of the server's agent."),
             Column("UUID", ".status.systemUUID", priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
