@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -50,8 +53,17 @@ class _Running:
         if not self.result.done():
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(timeout)
-        assert not self._thread.is_alive(), "the agent does not end"
+        assert not self._thread.is_alive(), f"the agent does not end:\n{self._at()}"
         self.result.result(0)
+
+    def _at(self) -> str:
+        """Where its tasks, and all threads of this process, are."""
+        told = io.StringIO()
+        for task in asyncio.all_tasks(self._loop):
+            task.print_stack(file=told)
+        for number, frame in sys._current_frames().items():
+            told.write(f"Thread {number}\n{''.join(traceback.format_stack(frame))}")
+        return told.getvalue()
 
 
 class Simulation:

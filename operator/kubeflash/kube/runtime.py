@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
@@ -30,7 +29,7 @@ BACKOFF = (0.5, 1.0, 2.0, 5.0)
 """Seconds to wait after a failure, the last one for ever: converged well within 30 s of the API server's return."""
 
 EXIT_SECONDS = 0.3
-"""Seconds that kopf has for ending its watches in order, and again for being cancelled."""
+"""Seconds that kopf and a pass under way have for ending in order, and again for being cancelled."""
 
 Reconcile = Callable[[], Awaitable[float | None]]
 
@@ -104,11 +103,11 @@ async def run(
         stop.set()
         for task in (loop, stopped, signals):
             task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await loop
-        await asyncio.wait({operator}, timeout=EXIT_SECONDS)
+        await asyncio.wait({loop, operator}, timeout=EXIT_SECONDS)
         operator.cancel()
-        await asyncio.wait({operator}, timeout=EXIT_SECONDS)
+        await asyncio.wait({loop, operator}, timeout=EXIT_SECONDS)
+        if loop.done() and not loop.cancelled():
+            loop.result()  # a bug in a pass
 
 
 async def _heed_signals(ready: asyncio.Event, stop: asyncio.Event) -> None:
@@ -150,8 +149,8 @@ async def _loop(feed: Feed, reconcile: Reconcile, health: Health) -> None:
         health.say(RIGHTS, feed.forbidden)
         until_resync = max(0.0, next_resync - clock())
         wait = until_resync if delay is None else delay if failures else min(delay, until_resync)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(feed.changed.wait(), timeout=max(wait, 0.01))
+        await sleep(max(wait, 0.01), feed.changed)
+        if feed.changed.is_set():
             if failures:
                 await asyncio.sleep(wait)  # events do not shorten a back-off
             await asyncio.sleep(DEBOUNCE)
@@ -203,7 +202,11 @@ async def persist(attempt: Callable[[], Awaitable[None]], health: Health, stop: 
 
 
 async def sleep(seconds: float, *events: asyncio.Event) -> None:
-    """Sleeps, or returns at once when one of the events is set."""
+    """Sleeps, or returns at once when one of the events is set.
+
+    Not by `asyncio.wait_for`: before Python 3.12 it loses a cancellation that comes together with the event, so that
+    who is told to end goes on (https://github.com/python/cpython/issues/86296).
+    """
     waits = [asyncio.create_task(event.wait()) for event in events]
     try:
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
