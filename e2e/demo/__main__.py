@@ -87,10 +87,10 @@ class Demo:
         """Something that came out."""
         print(textwrap.indent(text.rstrip(), "   "), flush=True)
 
-    def kubectl(self, *words: str) -> None:
+    def kubectl(self, *words: str, timeout: float = 60) -> None:
         """Shows a kubectl command and what it prints."""
         print(f"   {GREEN}$ {shlex.join(['kubectl', *words])}{RESET}", flush=True)
-        self.say(self.fleet.kubectl(*words))
+        self.say(self.fleet.kubectl(*words, timeout=timeout))
 
     def helm(self, *words: str) -> None:
         """Shows a helm command and what it prints."""
@@ -105,10 +105,10 @@ class Demo:
         self.say(manifest)
         self.fleet.kubectl("apply", "-f", "-", stdin=manifest)
 
-    def flash(self, *words: str) -> None:
+    def flash(self, *words: str, timeout: float = 60) -> None:
         """Shows a `kubectl flash` command and what it prints."""
         print(f"   {GREEN}$ kubectl flash {' '.join(words)}{RESET}", flush=True)
-        self.say(self.fleet.flash(*words))
+        self.say(self.fleet.flash(*words, timeout=timeout))
 
     def on(self, server: str, command: str, *, show: bool = True, timeout: float = 120) -> str:
         """Shows and runs a command on a server."""
@@ -193,7 +193,7 @@ def run(demo: Demo, fleet: Cluster, disk: NodeDisk) -> None:
             fleet.wait_ready("flashnode", name, namespace=None)
         demo.kubectl("get", "flashnodes")
     with demo.step("Is it sound? kubectl flash check says what is missing where; helm test asks the same"):
-        demo.flash("check", "--wait", "1m")
+        demo.flash("check", "--wait", "1m", timeout=90)
         demo.kubectl("get", "nodes", "-L", "kubeflash.io/target-tcp,kubeflash.io/authentication")
     with demo.step("kubectl flash topology: who hangs where in the PCIe tree, each GPU's own SSDs, and what is wrong"):
         show_pictures(fleet, demo)
@@ -254,9 +254,8 @@ def run(demo: Demo, fleet: Cluster, disk: NodeDisk) -> None:
         demo.fio_beside_handmade(device, disk_of(fleet, "KFA2"))
     with demo.step("A pod on gpu-b mounts it: it has what gpu-a wrote"):
         demo.apply(reader("gpu-b", device))
-        demo.kubectl(
-            "wait", "-n", NAMESPACE, "pod/reader", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s"
-        )
+        succeeded = "--for=jsonpath={.status.phase}=Succeeded"
+        demo.kubectl("wait", "-n", NAMESPACE, "pod/reader", succeeded, "--timeout=180s", timeout=190)
         must_be_same(demo, fleet.kubectl("logs", "-n", NAMESPACE, "reader").split()[0], written, "read by the pod")
     with demo.step("Mounted by the server itself, to write for a while"):
         demo.on("gpu-b", f"mkdir -p /mnt/kv && mount {device} /mnt/kv")
@@ -275,7 +274,7 @@ def run(demo: Demo, fleet: Cluster, disk: NodeDisk) -> None:
     ):
         with demo.writing("gpu-b"):
             fleet.servers["gpu-a"].reboot()
-            fleet.wait_ready("flashattachment", "kv-0-on-b")
+            fleet.wait_ready("flashattachment", "kv-0-on-b", timeout=300)  # containerd, kubelet, the agent's pod
         demo.flash("attachments", "-n", NAMESPACE)
         must_be_same(demo, checksum(demo, "gpu-b"), written, "after the reboot of gpu-a")
         demo.on("gpu-b", "umount /mnt/kv")
@@ -289,6 +288,7 @@ def run(demo: Demo, fleet: Cluster, disk: NodeDisk) -> None:
             "gpu-a",
             f"dd if={disk_of(fleet, 'KFA0')} bs=1M skip={start >> 20} count={GROWN >> 20} status=none "
             "| tr -d '\\0' | wc -c",
+            timeout=300,
         )
         demo.say(f"bytes that are not zero where the volume was: {left.strip()}")
         if left.strip() != "0":

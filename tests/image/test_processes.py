@@ -76,9 +76,9 @@ def test_outside_a_cluster_the_controller_says_in_one_line_what_it_lacks(image):
 def test_the_controller_leads_as_nobody(image, fleet, tmp_path):
     with running(fleet, image, tmp_path / "token", "kubeflash-controller", "--namespace", NAMESPACE) as process:
         held = lambda it: it["spec"].get("holderIdentity")  # noqa: E731
-        fleet.wait("lease", "kubeflash-controller", held, namespace=NAMESPACE, timeout=20)
+        fleet.wait("lease", "kubeflash-controller", held, namespace=NAMESPACE, timeout=60)
         fleet.apply(pool("fast", "NONE"))
-        fleet.wait("flashpool", "fast", lambda it: it["status"].get("conditions"), namespace=None, timeout=20)
+        fleet.wait("flashpool", "fast", lambda it: it["status"].get("conditions"), namespace=None, timeout=60)
         assert "Traceback" not in process.log_tail()
         assert "Read-only" not in process.log_tail()
 
@@ -92,6 +92,6 @@ def test_the_agent_reports_its_server(image, fleet, tmp_path):
     fleet.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "gpu-a"}})
     root = {"user": 0, "mounts": mounts, "bound_to": ("Node", "gpu-a")}
     with running(fleet, image, tmp_path / "token", "kubeflash-agent", *options, **root) as process:
-        node = fleet.wait("flashnode", "gpu-a", lambda it: it["status"].get("gpus"), namespace=None, timeout=20)
+        node = fleet.wait("flashnode", "gpu-a", lambda it: it["status"].get("gpus"), namespace=None, timeout=60)
         assert len(node["status"]["ssds"]) > 1
         assert "Traceback" not in process.log_tail()

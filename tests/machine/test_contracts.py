@@ -45,11 +45,17 @@ from kubeflash.domain.names import export_identity
 from kubeflash.host import keyring
 from kubeflash.host.disconnect import disconnect
 from kubeflash.host.initiator import Target, connect, wait_for_device
-from kubeflash.host.initiator_errors import ConnectFailed
+from kubeflash.host.initiator_errors import ConnectFailed, ServerUnreachable
 from kubeflash.host.root import HostRoot
 uid, volume_id, portal, keys, secret = json.load(sys.stdin)
 root, names = HostRoot(), export_identity(uid)
 def attempt(secret):
+    for _ in range(3):
+        said = once(secret)
+        if said != ServerUnreachable.__name__:
+            break  # the kernel gives a handshake 10 s, which busy neighbours may take from it
+    return said
+def once(secret):
     serial = keyring.add_psk(root, tlspsk.derive(secret, names.host_nqn, names.nqn))
     goal = Target(names.nqn, names.host_nqn, names.host_id, Portal.parse(portal), 2, 60, tls_key=serial)
     try:
@@ -100,7 +106,7 @@ def test_a_wrong_tls_key_is_refused_by_another_server(ready: tuple[VirtualServer
     a, b = ready
     for server, script in ((a, TARGET), (b, CONSUMER)):
         server.put_file(f"{PLACE}/script.py", script.encode())
-    export = a.run(f"{PYTHON} script.py {BY_ID}KFA0 {a.ip}").stdout
+    export = a.run(f"{PYTHON} script.py {BY_ID}KFA0 {a.ip}", timeout=200).stdout
     states = json.loads(b.run(f"{PYTHON} script.py", input=export, timeout=200).stdout)
     assert states[1] == "live"
     assert states[0] == states[2] != "live", states

@@ -229,7 +229,7 @@ def test_what_killed_processes_left_is_found_whole_by_the_agent(running: Fleet, 
 def test_an_agent_killed_while_sfdisk_claims_an_ssd_leaves_it_locked_and_goes_on(running: Fleet, server):
     image = server.image_file("KFD1")
     queue = f"/sys/block/$(basename $(readlink -f {real.BY_ID}KFD1))/queue/max_sectors_kb"
-    usual = server.run(f"cat {queue}; echo 16 > {queue}").stdout_text.strip()  # a table takes 7 requests
+    usual = server.run(f"cat {queue}; echo 8 > {queue}").stdout_text.strip()  # a table takes some 12 requests
     server.throttle_ssd("KFD1", 1, writes_only=True)
     try:
         running.apply(volume("c0", "48Mi", pool="new"))
@@ -254,6 +254,7 @@ def test_an_agent_killed_while_it_wipes_leaves_no_byte_of_the_volume_and_all_of_
     for name, where in (("w0", "1 63"), ("c0", "0 47")):
         link = running.get("flashvolume", name)["status"]["device"]
         server.run(
+            f"until [ -b {link} ]; do sleep 0.2; done; "  # udev's, a moment after the kernel's partition
             f"for at in {where}; do dd if=/dev/urandom of={link} bs=1M count=1 seek=$at conv=fsync status=none; done"
         )
     neighbour = real.read_image(image, beside, length)

@@ -75,7 +75,8 @@ class Attaching(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Ends all; nothing may be left."""
-        self.fleet.kubectl("delete", "flashattachment", "--all", "-n", NAMESPACE, f"--timeout={self.patience:g}s")
+        limit = f"--timeout={self.patience:g}s"
+        self.fleet.kubectl("delete", "flashattachment", "--all", "-n", NAMESPACE, limit, timeout=self.patience + 10)
         self._there.clear()
         wait_until("nothing is left", self._agree, timeout=30)
         assert self.servers.exports("gpu-a") == self.servers.connections("gpu-b") == set()
