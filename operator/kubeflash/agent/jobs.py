@@ -76,10 +76,11 @@ class Running:
 
 @dataclass
 class _Job:
-    """The step that runs, and those that are not done yet, it among them."""
+    """The step that runs, those that are not done yet, it among them, and all that the job began with."""
 
     running: Running
     steps: Sequence[Step]
+    every: Sequence[Step]
 
 
 class Jobs:
@@ -112,6 +113,11 @@ class Jobs:
     def changing(self) -> frozenset[str]:
         """Groups of which what is read now may be half of what is being done."""
         return frozenset(group for group, job in self._jobs.items() if not job.running.step.keeps_table)
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """Subjects of all steps of the jobs under way, also of those done: what is read of them may be of before."""
+        return frozenset(step.subject for job in self._jobs.values() for step in job.every)
 
     def running(self, subject: str) -> Running | None:
         """The step of a subject that is under way."""
@@ -167,7 +173,7 @@ class Jobs:
         loop = asyncio.get_running_loop()
         begun: list[asyncio.Future[None]] = []
         for group, mine in by_group.items():
-            job = self._jobs[group] = _Job(Running(mine[0], time.monotonic()), mine)
+            job = self._jobs[group] = _Job(Running(mine[0], time.monotonic()), mine, mine)
             future = loop.run_in_executor(self._threads, self._work, job, mine, loop)
             future.add_done_callback(partial(self._end, group))
             begun.append(future)

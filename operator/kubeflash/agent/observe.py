@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -88,6 +89,8 @@ class Observer:
         self._errors = ErrorLog(root)
         self._refusals = RefusalLog(root)
         self._reads: dict[str, _Read] = {}
+        self._forgotten = 0
+        self._lock = threading.Lock()  # steps and the look itself read in threads, the loop forgets
         self._names: dict[str, str] = {}
         self.cluster_id = ""
         self.system_uuid = identity.system_uuid(root)
@@ -100,10 +103,12 @@ class Observer:
 
     def forget(self, ssd: str | None = None) -> None:
         """The next observation reads this disk again, or all of them."""
-        if ssd is None:
-            self._reads.clear()
-        else:
-            self._reads.pop(ssd, None)
+        with self._lock:
+            self._forgotten += 1
+            if ssd is None:
+                self._reads.clear()
+            else:
+                self._reads.pop(ssd, None)
 
     def forget_device(self, name: str | None) -> bool:
         """The next observation reads the disk with this kernel name (or with this partition) again; None: all.
@@ -242,9 +247,12 @@ class Observer:
             return DiskView(ssd.id, ssd.bytes, trouble=str(error))
         if known is not None and known.kernel == kernel and not (thorough and _wants_more(known.view)):
             return known.view
+        forgotten = self._forgotten
         view = self._read_disk(ssd, kernel, thorough=thorough)
-        if not view.trouble:  # what could not be read is read again
-            self._reads[ssd.id] = _Read(view, ssd.dev_t, kernel, time.monotonic())
+        with self._lock:
+            # What could not be read is read again, and what was to be forgotten meanwhile: it may be of before.
+            if not view.trouble and forgotten == self._forgotten:
+                self._reads[ssd.id] = _Read(view, ssd.dev_t, kernel, time.monotonic())
         return view
 
     def _read_disk(self, ssd: NvmeSsd, kernel: tuple[KernelPartition, ...], *, thorough: bool) -> DiskView:

@@ -100,6 +100,8 @@ class Plan:
     connect: tuple[Step, ...]
     selected: Mapping[str, Selection]
     contested: frozenset[str] = frozenset()
+    places: frozenset[tuple[str | None, str | None]] = frozenset()
+    """Id and SSD of each volume that it is about."""
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -158,6 +160,8 @@ class Agent:
         self._tries = 0
         self.heard: Callable[[], bool] = lambda: True
         self.attend(Health())
+        self._touched: frozenset[str] = frozenset()  # ids of volumes that were worked on at the last look
+        self._declined: dict[tuple[str, str], str] = {}  # by id and SSD: why volumes were refused that are still here
         self._told: dict[str, int] = {}  # by NQN: bytes of its volume when nvmet last looked
         self.corrected = asyncio.Event()
         """Set once attachments say what is so since this agent began: after a boot, no connection is there any more."""
@@ -242,6 +246,7 @@ class Agent:
         return plan
 
     async def _observe(self) -> Observation:
+        self._touched = self.jobs.touched
         seen = await asyncio.to_thread(
             self._observer.observe, self._asked_about(), busy=self.jobs.changing, thorough=self._thorough
         )
@@ -367,11 +372,14 @@ class Agent:
             for subject, failure in self.jobs.failures.items()
             if failure.tries >= GIVE_UP and isinstance(failure.step, (CarvePartition, ClaimSsd))
         }
+        # Whoever was refused may be on its way to another SSD: it is not carved here any more, whatever has changed.
+        places = frozenset((volume.spec.id, volume.status.ssd) for volume in volumes)
+        self._declined = {place: words for place, words in self._declined.items() if place in places}
         carve = plan_volumes(
             observation.disks,
             observation.owners,
             selected,
-            volume_wishes(volumes, pools, leader=leader, given_up=given_up),
+            volume_wishes(volumes, pools, leader=leader, given_up=given_up | self._declined),
             admin_requests(node) if node is not None else None,
         )
         contested = _contested(volumes)
@@ -387,7 +395,7 @@ class Agent:
             ),
         )
         connect = plan_connections(self.feed.of(FlashAttachment).values(), fabric.consumer(observation, volumes))
-        return Plan(carve, export, connect, selected, contested)
+        return Plan(carve, export, connect, selected, contested, places)
 
     def _volumes(self) -> list[FlashVolume]:
         """The volumes placed on this server.
@@ -504,6 +512,8 @@ class Agent:
         self._teller.tell(body)
 
     async def _report_volume(self, volume: FlashVolume, observation: Observation, plan: Plan) -> None:
+        if (volume.spec.id, volume.status.ssd) not in plan.places:
+            return  # it came, or was placed anew, since the plan was made, which says nothing of it
         exported = fabric.exported(volume, plan.export, self.jobs)
         resizing = {step.nqn for step in plan.export.steps if isinstance(step, RevalidateNamespace)}
         ours, ssd = volume.spec.id or "", volume.status.ssd or ""
@@ -517,7 +527,10 @@ class Agent:
             failure=self.jobs.words(ours, ssd),
             progress=running.words if running is not None else "",
             unseen=any(wanted.nqn in resizing for wanted in volume.status.wanted.values()),
+            touched=ours in self._touched,
         )
+        if state.refused:
+            self._declined[ours, ssd] = state.refused
         await self._send(report_volume(volume, observation, state, exported=exported, now=datetime.now(UTC)))
 
     async def _send(self, write: Write | None) -> None:

@@ -278,6 +278,7 @@ class VolumeState:
         progress: how far what runs is.
         unseen: it has grown, and an export does not show that yet: its size is not reported before.
         contested: another volume says that it is this one: nothing is said of the bytes to either.
+        touched: a step of it was under way, or yet to come, when the server was looked at: it may be carved since.
     """
 
     refused: str = ""
@@ -288,6 +289,7 @@ class VolumeState:
     progress: str = ""
     unseen: bool = False
     contested: bool = False
+    touched: bool = False
 
 
 def report_volume(
@@ -314,7 +316,7 @@ def report_volume(
     if part is not None and shown:
         count = before if state.unseen and before is not None else part.bytes
         status = status.model_copy(update={"bytes": count, "device": partition_link(part.uuid)})
-    elif before is not None and not (is_released(volume) and is_gone(volume, observation)):
+    elif before is not None and not (is_released(volume) and is_gone(volume, observation, state)):
         status = status.model_copy(update={"bytes": before})  # what was once carved is never made anew
     if state.refused and volume.status.ssd:
         status = status.model_copy(update={"refused": {volume.status.ssd: state.refused}})
@@ -336,7 +338,7 @@ def _carved(volume: FlashVolume, observation: Observation, state: VolumeState, p
     # What failed may be long past; what it waits for is so now.
     words = "; ".join(filter(None, (state.waiting, state.failure, state.progress)))
     if is_released(volume):
-        if is_gone(volume, observation):
+        if is_gone(volume, observation, state):
             return false("Carved", "Released", "its bytes are wiped and free")
         return false("Carved", "Releasing", words or "it is wiped and removed")
     if part is not None:
@@ -355,14 +357,19 @@ def _carved(volume: FlashVolume, observation: Observation, state: VolumeState, p
     return false("Carved", "CarveFailed" if state.failure else "Carving", words or "it is being carved")
 
 
-def is_gone(volume: FlashVolume, observation: Observation) -> bool:
-    """Whether the volume's bytes are free again for certain: its SSD was read, and holds no such partition.
+def is_gone(volume: FlashVolume, observation: Observation, state: VolumeState) -> bool:
+    """Whether the volume's bytes are free again for certain: its SSD was read, holds no such partition, and gets none.
 
     An SSD that is not there, cannot be read, or is another's says nothing about the volume.
     """
     ssd = volume.status.ssd or ""
     disk = observation.disks.get(ssd)
-    if disk is None or disk.trouble or any(part.uuid == volume.spec.id for part in volumes_of(disk.table)):
+    if (
+        state.touched
+        or disk is None
+        or disk.trouble
+        or any(part.uuid == volume.spec.id for part in volumes_of(disk.table))
+    ):
         return False
     return disk.label is None or disk.label == observation.owners[ssd]
 

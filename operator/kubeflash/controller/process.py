@@ -260,6 +260,7 @@ class Leadership:
             KubeError: when the API server refuses it for good.
         """
         said = ""
+        self._health.say(LEASE_TOPIC, "the Lease has not been asked for yet")
         while not stop.is_set():
             self._health.beat()
             words = ""

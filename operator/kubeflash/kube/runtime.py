@@ -135,7 +135,8 @@ async def _loop(feed: Feed, reconcile: Reconcile, health: Health) -> None:
         try:
             if feed.relisted.is_set() or clock() >= next_resync:
                 await feed.resync()
-                feed.changed.clear()
+                if not feed.relisted.is_set():  # else kopf has listed anew meanwhile: once more
+                    feed.changed.clear()
                 next_resync = clock() + RESYNC
             delay = await reconcile()
             failures = 0

@@ -63,6 +63,27 @@ def check(client: Client) -> None:
         raise CrdsMissing(f"these CRDs are not in this cluster: {', '.join(missing)}; {APPLY_CRDS}")
     if older:
         raise CrdsOlder(f"CRDs are older than KubeFlash {__version__}: {'; '.join(older)}; {APPLY_CRDS}")
+    _check_discovery(client)
+
+
+def _check_discovery(client: Client) -> None:
+    """Sees to it that the API server names all kinds: new ones it lists a moment later than it serves them.
+
+    kopf asks once which kinds there are, and never watches one that was not named then.
+
+    Raises:
+        CrdsMissing: when some are not named yet.
+        KubeError: as `Client.call`.
+    """
+    group, version = KINDS[0].info.group, KINDS[0].info.version
+    groups = {item["name"] for item in client.call("GET", "/apis")["groups"]}
+    try:
+        listed = client.call("GET", f"/apis/{group}/{version}")["resources"] if group in groups else []
+    except NotFound:
+        listed = []
+    absent = sorted({kind.info.plural for kind in KINDS} - {item["name"] for item in listed})
+    if absent:
+        raise CrdsMissing(f"waiting for the API server to serve these kinds of {group}: {', '.join(absent)}")
 
 
 def lacking(kind: type[Resource], body: JSON) -> list[str]:

@@ -112,10 +112,34 @@ def test_what_is_worked_on_is_not_begun_again_and_tells_how_far_it_is(jobs: Jobs
         assert jobs.running("S-1") is running
         assert jobs.running(uuid(2)) is None
         assert jobs.under_way() == [step, remove("S-1", 1)]
+        assert jobs.touched == {uuid(1)}
         go_on.set()
         await asyncio.wait_for(worker.over.wait(), LIMIT)
         assert jobs.under_way() == []
         assert not await jobs.run([], 0)
+
+    asyncio.run(body())
+
+
+def test_what_a_job_has_done_already_counts_as_touched_until_the_job_ends(jobs: Jobs, worker: Worker):
+    """Its SSD may have been read before the first step, and is not read again while the job goes on."""
+    second, go_on = threading.Event(), threading.Event()
+
+    def slow(_: module.Progress) -> None:
+        second.set()
+        assert go_on.wait(LIMIT)
+
+    async def body() -> None:
+        worker.does = {wipe("S-1", 2): slow}
+        await jobs.run(jobs.due([wipe("S-1", 1), wipe("S-1", 2), wipe("S-1", 3)]), 0)
+        assert await asyncio.to_thread(second.wait, LIMIT)
+        assert jobs.under_way() == [wipe("S-1", 2), wipe("S-1", 3)]
+        assert jobs.touched == {uuid(1), uuid(2), uuid(3)}
+        go_on.set()
+        async with asyncio.timeout(LIMIT):
+            while jobs.busy:  # noqa: ASYNC110  `ended` is told of each step that takes long, too
+                await asyncio.sleep(0.01)
+        assert jobs.touched == frozenset()
 
     asyncio.run(body())
 

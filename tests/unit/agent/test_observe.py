@@ -93,6 +93,27 @@ def test_a_reset_of_some_seconds_changes_nothing(
     assert observer.opened == []
 
 
+def test_what_was_read_before_it_was_to_be_forgotten_is_read_again(
+    server: MadeUpServer, observer: Watched, monkeypatch
+):
+    """Somebody writes to the disk while it is read, and the kernel says so: the old view must not stand."""
+    server.ssd(PATH, "S")
+    read = observer._read_disk
+
+    def written_meanwhile(ssd, kernel, *, thorough):
+        observer.forget(ssd.id)
+        return read(ssd, kernel, thorough=thorough)
+
+    monkeypatch.setattr(observer, "_read_disk", written_meanwhile)
+    observer.look()
+    monkeypatch.undo()
+    monkeypatch.setattr("kubeflash.agent.observe.HealthWatch.look", lambda _, ssds: {ssd.id: Health() for ssd in ssds})
+    observer.look()
+    assert observer.opened == ["nvme0n1"]
+    observer.look()
+    assert observer.opened == [], "what nobody has touched is not read again"
+
+
 def test_the_health_of_each_ssd_is_in_the_observation(server: MadeUpServer, observer: Watched):
     server.ssd(PATH, "S")
     assert observer.observe().health == {"S-1": Health()}

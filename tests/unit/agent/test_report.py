@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import kubeflash
-from kubeflash.agent.report import Voice, is_gone, report_node
+from kubeflash.agent.report import Voice, VolumeState, is_gone, report_node
 from kubeflash.api.v1alpha1 import AgentInfo, FlashNode
 from kubeflash.domain.disk import Label
 from kubeflash.domain.steps import CarvePartition, ClaimSsd, RemovePartition
@@ -15,6 +15,7 @@ from kubeflash.kube.events import event
 from support.objects import T0, node, volume
 from support.simulated import Network, SimulatedServer, gpu, ssd
 
+QUIET = VolumeState()
 V = volume("v", 1, deleting=True, status={"nodeName": "a", "ssd": "S-1", "release": True})
 
 
@@ -36,19 +37,19 @@ def carve(server):
 
 def test_a_volume_is_released_when_its_ssd_was_read_and_does_not_hold_it(server):
     part = carve(server)
-    assert not is_gone(V, server.observe())
+    assert not is_gone(V, server.observe(), QUIET)
     server.apply(RemovePartition("S-1", server.owner("S-1").disk_guid, part))
-    assert is_gone(V, server.observe())
+    assert is_gone(V, server.observe(), QUIET)
 
 
 def test_an_ssd_that_is_away_unreadable_or_another_s_releases_nothing(server):
     disk = server.disks["S-1"]
     server.disks["S-1"] = replace(disk, table=None, label=None, trouble="it cannot be read: EIO")
-    assert not is_gone(V, server.observe())
+    assert not is_gone(V, server.observe(), QUIET)
     server.disks["S-1"] = replace(disk, label=Label("other", server.system_uuid, "S-1"))
-    assert not is_gone(V, server.observe())
+    assert not is_gone(V, server.observe(), QUIET)
     observed = server.observe()
-    assert not is_gone(V, replace(observed, disks={}))
+    assert not is_gone(V, replace(observed, disks={}), QUIET)
 
 
 def reported(server, before=None):

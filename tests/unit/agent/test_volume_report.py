@@ -97,6 +97,7 @@ WAS = {"status": {"bytes": 10 * MIB}}
         (empty, {**RELEASED, "status": {"release": True, "bytes": 10 * MIB}}, {}, "False Released", "free", None),
         (away, {**RELEASED, "status": {"release": True, "bytes": 10 * MIB}}, {}, "False Releasing", "", 10),
         (unreadable, RELEASED, {}, "False Releasing", "", None),
+        (empty, RELEASED, {"touched": True}, "False Releasing", "", None),
         (another_s, RELEASED, {}, "False Releasing", "", None),
         (as_it_is, {"deleting": True}, {}, "True Carved", "", 10),
     ],

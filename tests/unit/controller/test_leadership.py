@@ -179,5 +179,5 @@ def test_who_stands_by_is_ready_while_the_api_server_answers_and_who_leads_once_
                 raise answer
 
     assert asyncio.run(Leadership(Told(), health).win(asyncio.Event()))
-    assert seen == ["", "no answer", "", "may not"]
+    assert seen == ["the Lease has not been asked for yet", "no answer", "", "may not"]
     assert "has not looked at all objects yet" in health.unready

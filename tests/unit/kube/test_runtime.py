@@ -39,3 +39,29 @@ def test_told_to_end_when_something_changes_the_loop_ends(turns):
         return loop in done and loop.cancelled()
 
     assert asyncio.run(ends())
+
+
+def test_what_was_listed_anew_during_a_resync_is_looked_at_once_more(monkeypatch):
+    """An object that went between the two lists would stay in the index otherwise."""
+    feed, resyncs = Feed(Nothing(), []), []
+
+    async def resync() -> None:
+        feed.relisted.clear()
+        resyncs.append(1)
+        if len(resyncs) == 1:
+            feed.relisted.set()  # kopf's own list comes while this one is under way
+        feed.changed.set()
+
+    monkeypatch.setattr(feed, "resync", resync)
+
+    async def body() -> None:
+        async def reconcile() -> None:
+            assert len(resyncs) < 3, "no end"
+
+        loop = asyncio.create_task(runtime._loop(feed, reconcile, Health()))
+        await asyncio.sleep(0.3)
+        loop.cancel()
+        await asyncio.wait({loop})
+
+    asyncio.run(body())
+    assert len(resyncs) == 2

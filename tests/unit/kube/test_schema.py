@@ -16,10 +16,18 @@ CRDS = {schema.crd_name(kind): crd(kind) for kind in KINDS}
 
 
 class Cluster:
-    """An API server with these CRDs."""
+    """An API server with these CRDs; it names those of `named`, if it knows the group already."""
 
-    def __init__(self, crds):
-        self.crds = crds
+    def __init__(self, crds, named=tuple(kind.info.plural for kind in KINDS), groups=("apps", "kubeflash.io")):
+        self.crds, self.named, self.groups = crds, named, groups
+
+    def call(self, method, path):
+        if path == "/apis":
+            return {"groups": [{"name": name} for name in self.groups]}
+        assert (method, path) == ("GET", "/apis/kubeflash.io/v1alpha1")
+        if self.named is None:
+            raise NotFound(path)
+        return {"resources": [{"name": name} for name in (*self.named, "flashpools/status")]}
 
     def get(self, info, name):
         assert (info.group, info.plural) == ("apiextensions.k8s.io", "customresourcedefinitions")
@@ -75,6 +83,23 @@ def test_of_many_some_are_named(crds):
     properties(crds, FlashVolume, "status").clear()
     with pytest.raises(CrdsOlder, match=r"lacks (status\.\w+, ){3}status\.\w+ and [0-9]+ more; apply"):
         schema.check(Cluster(crds))
+
+
+@pytest.mark.parametrize(
+    ("named", "groups", "absent"),
+    [
+        (("flashnodes", "flashpools", "flashvolumes"), ("kubeflash.io",), "flashattachments"),
+        (None, ("kubeflash.io",), "flashattachments, flashnodes, flashpools, flashvolumes"),
+        (("flashnodes",), ("apps",), "flashattachments, flashnodes, flashpools, flashvolumes"),
+    ],
+    ids=["kind", "version", "group"],
+)
+def test_kinds_that_the_api_server_does_not_name_yet_are_waited_for(crds, named, groups, absent):
+    """kopf asks for them once, when it starts: one that is missing then it would never watch."""
+    with pytest.raises(
+        CrdsMissing, match=f"^waiting for the API server to serve these kinds of kubeflash.io: {absent}$"
+    ):
+        schema.check(Cluster(crds, named, groups))
 
 
 def test_inside_maps_too(crds):
