@@ -303,13 +303,12 @@ def test_an_ssd_that_came_from_a_server_that_is_gone_is_adopted(fleet, simulatio
     device, disk = y.ssds["YB-1"], y.disks["YB-1"]
     label = disk.label
     try:
-        x.ssds["YB-1"], x.disks["YB-1"] = ssd("YB", 4), disk
+        x.plug(ssd("YB", 4), disk)
         look(fleet, "srv-x")
         wait_ssd(fleet, "srv-x", "YB-1", lambda it: it.get("labelled") == "uuid-of-srv-y")
         assert "it still has it" in refused(fleet, "adopt", "srv-x", "YB", "--confirm", "YB")
         with silent(fleet, simulation, "srv-y"):
-            y.ssds.pop("YB-1")
-            y.disks.pop("YB-1")
+            y.unplug("YB-1")
             shown = flat(fleet.flash("adopt", "srv-x", "YB", "--dry-run"))
             assert "label of the server with system UUID uuid-of-srv-y: srv-y" in shown
             assert "The agent on server srv-y does not answer" in shown
@@ -326,9 +325,9 @@ def test_an_ssd_that_came_from_a_server_that_is_gone_is_adopted(fleet, simulatio
             assert (now["id"], now["start"], now["bytes"]) == (before["id"], before["start"], before["bytes"])
             fleet.delete("flashvolume", "moves")
     finally:
-        x.ssds.pop("YB-1", None)
-        x.disks.pop("YB-1", None)
-        y.ssds["YB-1"], y.disks["YB-1"] = device, DiskView("YB-1", GIB)
+        if "YB-1" in x.ssds:
+            x.unplug("YB-1")
+        y.plug(device, DiskView("YB-1", GIB))
         look(fleet, "srv-x")
         look(fleet, "srv-y")
         wait_ssd(fleet, "srv-y", "YB-1", lambda it: it.get("state") == "Blank")

@@ -51,12 +51,12 @@ def wait_sound(fleet, reason: str) -> dict:
 def without(fleet, server: SimulatedServer, ssd_id: str) -> Iterator[None]:
     """An SSD that is out of its server; the agent looks when it goes and when it is back."""
     look = ("annotate", "--overwrite", "flashnode", server.name)
-    gone, disk = server.ssds.pop(ssd_id), server.disks.pop(ssd_id)
+    pulled = server.unplug(ssd_id)
     try:
         fleet.kubectl(*look, f"look=without-{time.monotonic_ns()}")
         yield
     finally:
-        server.ssds[ssd_id], server.disks[ssd_id] = gone, disk
+        server.plug(*pulled)
         fleet.kubectl(*look, f"look=with-{time.monotonic_ns()}")
 
 
@@ -191,8 +191,8 @@ def test_nothing_is_written_when_nothing_changes(fleet, simulation, client: Clie
     time.sleep(1.0)  # what the last change set off is over
     kinds = ("flashnodes", "flashpools", "flashvolumes")
     versions = {kind: fleet.kubectl("get", kind, "-A", "-o", "jsonpath={..metadata.resourceVersion}") for kind in kinds}
-    fleet.kubectl("label", "flashpool", "still", "look=again")
     observed = simulation.servers["gpu-a"].observations
+    fleet.kubectl("label", "flashpool", "still", "look=again")
     deadline = time.monotonic() + 10
     while simulation.servers["gpu-a"].observations == observed:
         assert time.monotonic() < deadline, "the label woke nobody"
@@ -297,7 +297,7 @@ def test_a_silent_agent_makes_its_server_s_state_unknown_and_is_believed_again_w
     unknown = lambda it: condition(it, "Ready").get("reason") == "AgentSilent"  # noqa: E731
     assert condition(fleet.wait("flashattachment", "still-on-b", unknown), "Connected")["status"] == "True"
 
-    server.connections.clear()  # as a boot does
+    server.drop_connections()  # as a boot does
     server.slow["Connect"] = 8
     before = fleet.get(*lease)["spec"]["renewTime"]
     simulation.start("gpu-b")

@@ -402,8 +402,7 @@ def test_a_failing_ssd_gets_no_new_volumes_and_its_volumes_say_so(fleet, simulat
 
 
 def move(simulation: Simulation, ssd_id: str, source: str, target: str) -> None:
-    here, there = simulation.servers[source], simulation.servers[target]
-    there.ssds[ssd_id], there.disks[ssd_id] = here.ssds.pop(ssd_id), here.disks.pop(ssd_id)
+    simulation.servers[target].plug(*simulation.servers[source].unplug(ssd_id))
 
 
 def test_volumes_follow_an_ssd_that_moved_to_another_server_and_say_so(fleet, simulation):
@@ -584,17 +583,17 @@ def test_progress_of_a_long_wipe_is_told_and_holds_up_no_other_ssd(fleet, simula
     ids = [f"{serial('life-b', n)}-1" for n in (1, 2)]
     fleet.apply(volume("wiped", "16Mi", pool="slow", ssd=ids[0]))
     fleet.wait_ready("flashvolume", "wiped")
-    server.slow["WipePartition"] = 6
+    server.slow["WipePartition"] = 100
     try:
         fleet.kubectl("delete", "flashvolume", "wiped", "-n", NAMESPACE, "--wait=false")
         said = fleet.wait("flashvolume", "wiped", lambda it: "% done" in condition(it, "Ready").get("message", ""))
         assert reason(said) == "Releasing"
-        began = time.monotonic()
         fleet.apply(volume("beside", "16Mi", pool="slow", ssd=ids[1]))
-        fleet.wait_ready("flashvolume", "beside", timeout=20)
-        assert fleet.get("flashvolume", "wiped") is not None, f"the wipe was over: {time.monotonic() - began:.1f} s"
+        fleet.wait_ready("flashvolume", "beside", timeout=60)
+        assert fleet.get("flashvolume", "wiped") is not None
         plan = fleet.get("flashnode", "life-b", None)["status"]["plan"]
         assert (plan[0]["step"], plan[0]["state"]) == ("WipePartition", "Running")
+        server.slow.clear()
         fleet.wait_gone("flashvolume", "wiped", timeout=30)
     finally:
         server.slow.clear()

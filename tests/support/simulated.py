@@ -134,6 +134,23 @@ class SimulatedServer:
         self._lock = threading.Lock()
         network.servers[address] = self
 
+    # --- what happens to it; whoever looks sees all of it or nothing ---
+
+    def unplug(self, ssd_id: str) -> tuple[NvmeSsd, DiskView]:
+        """Pulls an SSD out; what `plug` puts in again, here or elsewhere."""
+        with self._lock:
+            return self.ssds.pop(ssd_id), self.disks.pop(ssd_id)
+
+    def plug(self, device: NvmeSsd, disk: DiskView) -> None:
+        """Puts an SSD in."""
+        with self._lock:
+            self.ssds[device.id], self.disks[device.id] = device, disk
+
+    def drop_connections(self) -> None:
+        """All are gone, as after a boot, or after ctrl_loss_tmo."""
+        with self._lock:
+            self.connections.clear()
+
     # --- Observer ---
 
     def owner(self, ssd_id: str) -> Label:
@@ -221,10 +238,12 @@ class SimulatedServer:
 
     def apply(self, step: steps.Step, progress: Callable[[int, int], None] | None = None) -> None:
         """Carries out a step; `refuse` makes the next one of a kind fail, `broken` any that it has words for."""
-        tenths = self.slow.get(type(step).__name__, 0) * 10
-        for number in range(int(tenths)):
+        began, kind = time.monotonic(), type(step).__name__
+        while (took := time.monotonic() - began) < (
+            seconds := self.slow.get(kind, 0)
+        ):  # it may be made quick meanwhile
             if progress is not None:
-                progress(number, int(tenths))
+                progress(int(took * 10), int(seconds * 10))
             time.sleep(0.1)
         with self._lock:
             self.history.append(step)
