@@ -23,6 +23,8 @@ _CHUNK = 1 << 20
 _LARGEST_FILE = 8 << 20
 _AGENT_ANSWERS = 30.0
 """Seconds within which a living agent answers; under emulation with busy neighbours a second is common."""
+PATIENCE = 150.0
+"""Seconds that a command has: a request to an emulated SSD may take a minute, see docs/limitations.md."""
 
 
 class GuestAgent:
@@ -56,7 +58,7 @@ class GuestAgent:
         self,
         command: str | Sequence[str],
         *,
-        timeout: float = 60,
+        timeout: float = PATIENCE,
         input: bytes | None = None,  # noqa: A002 - subprocess.run calls it so
         check: bool = True,
         env: Mapping[str, str] | None = None,

@@ -13,7 +13,7 @@ from lab import image, pcie, qemu, spec
 from lab.cache import say
 from lab.console import attach_console
 from lab.errors import LabError, LabTimeout, ProcessDied, tail
-from lab.guestagent import GuestAgent
+from lab.guestagent import PATIENCE, GuestAgent
 from lab.image import ServerImage
 from lab.network import MAIN, STORAGE, Bridge
 from lab.processes import Completed, ManagedProcess, run, wait_until
@@ -235,7 +235,7 @@ class VirtualServer:
         self,
         command: str | Sequence[str],
         *,
-        timeout: float = 60,
+        timeout: float = PATIENCE,
         input: bytes | None = None,  # noqa: A002 - named as in subprocess
         check: bool = True,
         env: Mapping[str, str] | None = None,

@@ -229,7 +229,7 @@ def test_what_killed_processes_left_is_found_whole_by_the_agent(running: Fleet, 
 def test_an_agent_killed_while_sfdisk_claims_an_ssd_leaves_it_locked_and_goes_on(running: Fleet, server):
     image = server.image_file("KFD1")
     queue = f"/sys/block/$(basename $(readlink -f {real.BY_ID}KFD1))/queue/max_sectors_kb"
-    usual = server.run(f"cat {queue}; echo 8 > {queue}").stdout_text.strip()  # a table takes some 12 requests
+    usual = server.run(f"cat {queue}; echo 16 > {queue}").stdout_text.strip()  # a table takes 7 requests
     server.throttle_ssd("KFD1", 1, writes_only=True)
     try:
         running.apply(volume("c0", "48Mi", pool="new"))
