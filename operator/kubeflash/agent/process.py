@@ -517,17 +517,17 @@ class Agent:
         exported = fabric.exported(volume, plan.export, self.jobs)
         resizing = {step.nqn for step in plan.export.steps if isinstance(step, RevalidateNamespace)}
         ours, ssd = volume.spec.id or "", volume.status.ssd or ""
-        running = self.jobs.running(ours)
+        running, touched = self.jobs.running(ours), ours in self._touched
         state = VolumeState(
             contested=ours in plan.contested,
-            refused=plan.carve.refused.get(volume.key, ""),
+            refused="" if touched else plan.carve.refused.get(volume.key, ""),  # its carving is begun: it will be there
             missing=plan.carve.missing.get(volume.key, ""),
             waiting=plan.carve.waiting.get(volume.key, ""),
             cramped=plan.carve.cramped.get(volume.key, ""),
             failure=self.jobs.words(ours, ssd),
             progress=running.words if running is not None else "",
             unseen=any(wanted.nqn in resizing for wanted in volume.status.wanted.values()),
-            touched=ours in self._touched,
+            touched=touched,
         )
         if state.refused:
             self._declined[ours, ssd] = state.refused
