@@ -125,16 +125,21 @@ def test_a_volume_that_moved_since_the_plan_was_made_is_not_said_to_be_refused_t
     asyncio.run(body())
 
 
-def test_a_volume_is_not_refused_while_its_carving_is_yet_to_come(scene, monkeypatch):
-    """The pool lets go of the SSD at that moment: were the volume refused, it would be on another SSD, too."""
+async def carving_yet_to_come(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The volume is placed, and its SSD is being claimed, which takes longer than a pass waits."""
     monkeypatch.setattr(process, "PATIENCE", 0.1)
     scene.server.slow["ClaimSsd"] = 1
+    scene.tell(pool("fast", 2, "S", "T"))
+    scene.tell(volume("v", 1, size="10Mi", status=PLACED))
+    await scene.agent.reconcile()
+    assert [type(step).__name__ for step in scene.agent.jobs.under_way()] == ["ClaimSsd", "CarvePartition"]
+
+
+def test_a_volume_is_not_refused_while_its_carving_is_yet_to_come(scene, monkeypatch):
+    """The pool lets go of the SSD at that moment: were the volume refused, it would be on another SSD, too."""
 
     async def body() -> None:
-        scene.tell(pool("fast", 2, "S", "T"))
-        scene.tell(volume("v", 1, size="10Mi", status=PLACED))
-        await scene.agent.reconcile()
-        assert len(scene.agent.jobs.under_way()) == 2
+        await carving_yet_to_come(scene, monkeypatch)
         scene.tell(pool("fast", 2, "T"))
         while scene.agent.jobs.busy:
             await scene.agent.reconcile()
@@ -148,14 +153,9 @@ def test_a_volume_is_not_refused_while_its_carving_is_yet_to_come(scene, monkeyp
 
 def test_a_volume_is_not_released_while_its_carving_is_yet_to_come(scene, monkeypatch):
     """It was deleted meanwhile: were it let go now, its partition would come, and nobody would have it."""
-    monkeypatch.setattr(process, "PATIENCE", 0.1)
-    scene.server.slow["ClaimSsd"] = 1
 
     async def body() -> None:
-        scene.tell(pool("fast", 2, "S", "T"))
-        scene.tell(volume("v", 1, size="10Mi", status=PLACED))
-        await scene.agent.reconcile()
-        assert [type(step).__name__ for step in scene.agent.jobs.under_way()] == ["ClaimSsd", "CarvePartition"]
+        await carving_yet_to_come(scene, monkeypatch)
         scene.tell(volume("v", 1, size="10Mi", status={**PLACED, "release": True}, deleting=True))
         for _ in range(60):
             await scene.agent.reconcile()
