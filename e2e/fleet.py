@@ -193,6 +193,14 @@ class Fleet:
                 raise LabTimeout(f"{kind} {name} is still there after {timeout:g} s: {json.dumps(found.get('status'))}")
             time.sleep(0.2)
 
+    def seconds_to(self, reached: str, wanted: JSON) -> float:
+        """Applies a new volume; the seconds until this condition of it is True."""
+        began = time.monotonic()
+        self.apply(wanted)
+        name = wanted["metadata"]["name"]
+        self.wait("flashvolume", name, lambda it: condition(it, reached).get("status") == "True")
+        return time.monotonic() - began
+
     def wait_ready(self, kind: str, name: str, *, timeout: float = 120, namespace: str | None = NAMESPACE) -> JSON:
         """Waits until an object is Ready."""
         return self.wait(kind, name, is_ready, timeout=timeout, namespace=namespace)

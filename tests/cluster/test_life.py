@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from cluster import AGENTS, CONTROLLERS, RELEASE, SYSTEM, Cluster
-from fleet import JSON, NAMESPACE, attachment, condition, is_ready, pool, volume
+from fleet import NAMESPACE, attachment, condition, is_ready, pool, volume
 from lab.errors import CommandError, LabError
 from lab.processes import wait_until
 from lab.servers import VirtualServer
@@ -288,25 +288,16 @@ def test_uninstalled_and_installed_again(cluster: Cluster, volumes: Undisturbed,
     TABLE.seen("again" if release == RELEASE else "elsewhere", volumes.check())
 
 
-def seconds_to_placed(cluster: Cluster, wanted: JSON) -> float:
-    """How long the controller takes for a new volume."""
-    began = time.monotonic()
-    cluster.apply(wanted)
-    placed = lambda it: condition(it, "Placed").get("status") == "True"  # noqa: E731
-    cluster.wait("flashvolume", wanted["metadata"]["name"], placed)
-    return time.monotonic() - began
-
-
 def test_the_leaders_node_is_lost(cluster: Cluster, volumes: Undisturbed):
     """The second controller takes over. fio on the node that goes is ended first, on the other one it goes on."""
     local, far = volumes.runs
     said = far.stop()
     lost = cluster.leader()["spec"]["nodeName"]
     left = next(name for name in cluster.servers if name != lost)
-    usual = seconds_to_placed(cluster, volume("before-loss", "16Mi", node=left))
+    usual = cluster.seconds_to("Placed", volume("before-loss", "16Mi", node=left))
     ended = local.stop() if lost == "gpu-a" else None
     cluster.servers[lost].power_off_hard()
-    took = seconds_to_placed(cluster, volume("after-loss", "16Mi", node=left))
+    took = cluster.seconds_to("Placed", volume("after-loss", "16Mi", node=left))
     assert took < TAKEOVER + 2 * usual, "what any volume takes on these emulated processors is not the takeover's"
     cluster.wait_ready("flashvolume", "after-loss")
     if ended is None:

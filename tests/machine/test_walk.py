@@ -266,7 +266,7 @@ def test_a_plan_is_printed_and_not_carried_out(fleet: Fleet, walking):
 def test_io_goes_on_while_the_api_server_is_gone_and_all_is_well_30_s_after_its_return(fleet: Fleet, walking):
     fleet.apply(pool("out", "KFA0"))
     fleet.wait_ready("flashpool", "out", namespace=None)
-    usual = seconds_to_ready(fleet, volume("o0", "64Mi", pool="out", node="gpu-a"))
+    usual = fleet.seconds_to("Ready", volume("o0", "64Mi", pool="out", node="gpu-a"))
     fleet.apply(attachment("o0-on-b", "o0", "gpu-b"))
     device = fleet.wait_ready("flashattachment", "o0-on-b")["status"]["device"]
     fleet.lab.control_plane.pause()
@@ -276,19 +276,11 @@ def test_io_goes_on_while_the_api_server_is_gone_and_all_is_well_30_s_after_its_
     )
     walking.shell("gpu-b", fio, timeout=150)
     fleet.lab.control_plane.resume()
-    after = seconds_to_ready(fleet, volume("o1", "1Mi", pool="out", node="gpu-a"))
+    after = fleet.seconds_to("Ready", volume("o1", "1Mi", pool="out", node="gpu-a"))
     assert after < 30 + usual, "what any volume takes on these emulated processors is not the outage's"
     fleet.delete("flashattachment", "o0-on-b")
     fleet.kubectl("delete", "flashvolume", "o0", "o1", "-n", NAMESPACE, "--timeout=60s")
     fleet.kubectl("delete", "flashpool", "out")
-
-
-def seconds_to_ready(fleet: Fleet, wanted: JSON) -> float:
-    """How long a new volume takes."""
-    began = time.monotonic()
-    fleet.apply(wanted)
-    fleet.wait_ready("flashvolume", wanted["metadata"]["name"])
-    return time.monotonic() - began
 
 
 def test_after_a_reboot_of_its_server_a_volume_is_there_and_its_export_is_rebuilt(fleet: Fleet, walking):
